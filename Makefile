@@ -1,0 +1,51 @@
+# make train   set up, then train on the simulated clips (about two minutes)
+# make test    set up, then run every notebook and every test
+# make lab     set up, then open the notebooks in JupyterLab
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= synthetic
+PRESET ?= dmsil_kappa
+OUT ?= runs/$(DATA)-$(PRESET)-$(shell date +%Y%m%d-%H%M%S)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: train test lab mosi notebooks readme pages clean
+.DEFAULT_GOAL := train
+
+# The environment is made once for each change of what it is made from.
+.venv/.user: settings.ini setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
+	touch $@
+
+.venv/.dev: .venv/.user
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text,dev]'
+	touch $@
+
+train: .venv/.user
+	$(BIN)/dmsil train --data $(DATA) --preset $(PRESET) --out $(OUT)
+
+test: .venv/.dev
+	nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest
+
+lab: .venv/.dev
+	$(BIN)/jupyter lab --notebook-dir . index.ipynb
+
+# Five seeds of three presets and the baselines on CMU-MOSI, into results/mosi.json; goes on where it stopped.
+mosi: .venv/.dev
+	$(BIN)/python tools/mosi.py
+
+# Everything that is made from the notebooks: modules, stored outputs, README.md.
+notebooks: .venv/.dev
+	nbdev_export
+	$(BIN)/python tools/execute.py
+	$(MAKE) pages
+
+pages: .venv/.dev
+	nbdev_export
+	nbdev_clean
+	$(BIN)/python tools/readme.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,113 @@
+"The house: order of imports, documented names, generated files equal to their notebooks."
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = {m.group(2): int(m.group(1)) for p in (ROOT / "nbs").glob("*.ipynb") if (m := re.match(r"(\d\d)_(\w+)\.ipynb", p.name))}
+MODULES = sorted(p.stem for p in (ROOT / "dmsil").glob("*.py") if not p.stem.startswith("_"))
+RANK = {name: ORDER.get(name, ORDER.get("training", 99) + 0.5) for name in MODULES}
+
+
+def tree(name):
+    return ast.parse((ROOT / "dmsil" / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def imported(name, top_only=False):
+    nodes = tree(name).body if top_only else ast.walk(tree(name))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_upwards(name):
+    for module in imported(name):
+        if module.startswith("dmsil."):
+            above = module.split(".")[1]
+            assert RANK[above] < RANK[name], f"{name} imports {above}"
+            assert above != "proofs", f"{name} imports proofs, a leaf"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_library_needs_no_development_tool(name):
+    roots = {module.split(".")[0] for module in imported(name)}
+    assert not roots & {"fastcore", "nbdev", "execnb", "IPython", "pytest"}
+    assert "sympy" not in roots or name == "proofs"
+    heavy = {"matplotlib", "sklearn", "transformers", "scipy", "pooch", "tqdm", "h5py"}
+    assert not {m.split(".")[0] for m in imported(name, top_only=True)} & heavy, "imported before it is used"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_are_documented(name):
+    module = importlib.import_module(f"dmsil.{name}")
+    assert (module.__doc__ or name == "cli"), "the notebook's subtitle is missing"
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if callable(thing):
+            assert thing.__doc__ and not thing.__doc__.startswith(f"{public}("), f"{name}.{public} has no docstring"
+
+
+def test_package_names_exist():
+    import dmsil
+
+    for name in dmsil.__all__:
+        assert getattr(dmsil, name) is not None
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = dmsil.no_such_name
+
+
+def test_import_is_light():
+    code = "import sys, dmsil; print([m for m in ('torch', 'sympy', 'sklearn', 'transformers', 'matplotlib', 'fastcore', 'nbdev') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = code.replace("import sys, dmsil", "import sys, dmsil.training")
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not re.search("sklearn|transformers|matplotlib|fastcore|nbdev", loaded)
+
+
+def test_modules_are_the_notebooks(tmp_path):
+    "Export into a copy gives the committed modules."
+    import shutil
+
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    for path in (tmp_path / "dmsil").glob("*.py"):
+        if path.name != "__init__.py":
+            path.unlink()
+    tool = Path(sys.executable).parent / "nbdev_export"
+    subprocess.run([tool], cwd=tmp_path, check=True, capture_output=True, env=os.environ)
+    for path in (ROOT / "dmsil").glob("*.py"):
+        assert (tmp_path / "dmsil" / path.name).read_text() == path.read_text(), path.name
+
+
+def test_readme_is_the_index():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import readme
+
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme.readme()
+
+
+def test_settings_and_constraints_agree():
+    from configparser import ConfigParser
+
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    meta = config["DEFAULT"]
+    for words in (meta["requirements"], meta["text_requirements"], meta["dev_requirements"]):
+        for word in words.split():
+            name = re.match(r"[\w-]+", word).group().lower()
+            assert name in {k.lower() for k in pinned}, f"{name} is not in constraints.txt"
+            if "==" in word:
+                assert pinned[name] == word.split("==")[1]

@@ -1,0 +1,68 @@
+"Every notebook runs from top to bottom; a failure shows the cell and its traceback."
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = [ROOT / "index.ipynb", *sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)]
+
+spec = importlib.util.spec_from_file_location("execute", ROOT / "tools" / "execute.py")
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+def failure(notebook, folder: Path) -> str | None:
+    "What went wrong in a notebook, or None."
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and tool.skipped(cell, tool.flags()):
+            cell.metadata["tags"] = ["skip-execution"]
+    try:
+        NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    except CellExecutionError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_notebook_runs(path):
+    wrong = failure(nbformat.read(path, 4), path.parent)
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
+
+
+def test_a_broken_assert_is_seen():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 + 1 == 3, 'sum'")])
+    assert "AssertionError: sum" in failure(notebook, ROOT)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_stored_page_is_clean(path):
+    "Executed, without errors, warnings, machine paths or outsized outputs."
+    notebook, text = nbformat.read(path, 4), 0
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and not tool.skipped(cell, tool.flags())]
+    assert any(cell.outputs for cell in code), "no stored output: run `make notebooks`"
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert not (output.output_type == "stream" and output.name == "stderr"), f"stderr stored: {output.text[:200]}"
+            data = output.get("data", {})
+            assert len(data.get("image/png", "")) * 3 / 4 <= 40 * 1024, f"figure above 40 KB:\n{cell.source}"
+            shown = "".join(str(v) for k, v in data.items() if not k.startswith("image/")) + output.get("text", "")
+            assert "/home/" not in shown and "/root/" not in shown and "/work/" not in shown, cell.source
+            text += len(shown)
+    assert text <= 60 * 1024
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path):
+    import re
+
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", cell.source):
+                if not target.startswith(("http", "mailto")):
+                    assert (path.parent / target).exists(), f"{target} in: {cell.source[:80]}"

@@ -1,0 +1,59 @@
+"Run notebooks from top to bottom and store what they show: python tools/execute.py nbs/00_covariance.ipynb …"
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+NEVER_STORED = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
+
+
+def flags() -> list[str]:
+    "The flags of settings.ini whose cells are not run (slow, cuda)."
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]["tst_flags"].split()
+
+
+def skipped(cell, names: list[str]) -> bool:
+    "Does one of the cell's directives take it out of an ordinary run?"
+    directives = re.findall(r"^#\|\s*(\S+)\s*(\S*)", cell.source, re.MULTILINE)
+    return any(name in names or (name == "eval:" and value == "false") for name, value in directives)
+
+
+def storable(output) -> bool:
+    "Progress bars live only while they run."
+    if output.output_type == "stream" and output.name == "stderr":
+        return "it/s" not in output.text and "%|" not in output.text
+    return not any(kind in output.get("data", {}) for kind in NEVER_STORED)
+
+
+def execute(path: Path) -> None:
+    "Execute one notebook in its own folder; cells behind a flag keep the outputs they have."
+    notebook, names = nbformat.read(path, 4), flags()
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and skipped(cell, names):
+            cell.metadata["tags"] = ["skip-execution"]
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        sys.exit(f"{path}: {error}")
+    for cell in notebook.cells:
+        cell.metadata.clear()
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [output for output in cell.outputs if storable(output)]
+    notebook.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    paths = [Path(p) for p in sys.argv[1:]] or [ROOT / "index.ipynb", *sorted((ROOT / "nbs").rglob("*.ipynb"))]
+    for path in paths:
+        if ".ipynb_checkpoints" not in path.parts:
+            execute(path)
