@@ -34,13 +34,13 @@ _MEASURES = {
     "coral": _Measure(lambda a, b, epsilon: coral(a, b), False, 0.0, math.inf),
 }
 
-# %% ../nbs/03_alignment.ipynb #04d4780d
+# %% ../nbs/03_alignment.ipynb #1e9d4fda
 @dataclass(frozen=True)
 class AlignmentTerms:
     "What the alignment adds to a loss, part by part."
     total: Float[Tensor, ""]  # all terms together: add this to the loss
     by_pair: dict[tuple[str, str], Float[Tensor, ""]]  # the weighted term of each pair
-    measures: dict[tuple[str, str], Float[Tensor, ""]]  # the measure of each pair, unweighted, as dmsil.covariance returns it
+    measures: dict[tuple[str, str], Float[Tensor, ""]]  # the measure of each pair, unweighted
     whitening: Float[Tensor, ""]  # the weighted whitening term of all modalities named in a pair
 
 # %% ../nbs/03_alignment.ipynb #499258bf
@@ -49,11 +49,16 @@ def _narrowed(D: Tensor, W: Tensor) -> Tensor:
     dtype = torch.promote_types(D.dtype, W.dtype)
     with torch.autocast(D.device.type, enabled=False): return D.to(dtype) @ W.to(dtype).T
 
-# %% ../nbs/03_alignment.ipynb #dfc22f3c
+# %% ../nbs/03_alignment.ipynb #ca84faf6
 class _EqualWidths(nn.ModuleDict):
     "A learned bias-free projection for each pair of unequal widths, from the wider to the narrower."
+    def __init__(self, pairs):
+        super().__init__()
+        self.pairs = {self.key(pair) for pair in pairs}
+        self.register_buffer("place", torch.empty(0), persistent=False)
+
     @staticmethod
-    def key(pair): return "~".join(pair).replace(".", "_")
+    def key(pair): return "~".join(pair).replace(".", "·")
 
     def make(self, pair, wide, narrow, device=None):
         self[self.key(pair)] = nn.Linear(wide, narrow, bias=False, device=device)
@@ -65,31 +70,38 @@ class _EqualWidths(nn.ModuleDict):
         if self.key(pair) not in self: self.make(pair, max(a, b), min(a, b), D_a.device)
         W = self[self.key(pair)].weight
         if W.shape != (min(a, b), max(a, b)):
-            raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, got {a} and {b}")
+            raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, "
+                             f"got {a} and {b}")
         return (_narrowed(D_a, W), D_b) if a > b else (D_a, _narrowed(D_b, W))
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            pair, W = key.removeprefix(prefix).removesuffix(".weight"), state_dict[key]
-            if pair not in self: self[pair] = nn.Linear(*W.shape[::-1], bias=False, device=W.device)
+        for pair in self.pairs - set(self):
+            W = state_dict.get(f"{prefix}{pair}.weight")
+            if W is not None: self[pair] = nn.Linear(*W.shape[::-1], bias=False, device=self.place.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-# %% ../nbs/03_alignment.ipynb #2901e9bd
-def _checked(weights: dict, measure: str, allow_unbounded: bool) -> dict[tuple[str, str], float]:
-    "The weights as plain numbers; a ValueError names what is wrong with them."
-    if measure not in _MEASURES: raise ValueError(f"measure needs to be one of {', '.join(_MEASURES)}, got {measure!r}")
+# %% ../nbs/03_alignment.ipynb #d9627ed4
+def _checked(weights: dict, measure: str, whitening: float, epsilon: float, allow_unbounded: bool) -> dict:
+    "The weights as plain numbers; a ValueError names what is wrong with the arguments."
+    if not 0 <= whitening < math.inf: raise ValueError(f"whitening needs to be 0 or more, got {whitening}")
+    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    if measure not in _MEASURES:
+        raise ValueError(f"measure needs to be one of {', '.join(_MEASURES)}, got {measure!r}")
     checked = {}
     for pair, weight in weights.items():
         names = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
-        if not names or pair[0] == pair[1]: raise ValueError(f"a pair needs to be two different names, got {pair!r}")
+        if not names or pair[0] == pair[1] or "~" in "".join(pair):
+            raise ValueError(f"a pair needs to be two different names without ~, got {pair!r}")
         if pair[::-1] in checked: raise ValueError(f"the pair {pair} is there twice, once in each order")
-        if not math.isfinite(weight): raise ValueError(f"the weight of {pair} needs to be finite, got {weight}")
+        if not math.isfinite(weight):
+            raise ValueError(f"the weight of {pair} needs to be finite, got {weight}")
         if measure == "coral" and weight < 0 and not allow_unbounded:
-            raise ValueError(f"coral with a negative weight on {pair} is unbounded below (P16): use kappa, or allow_unbounded=True")
+            raise ValueError(f"coral with a negative weight on {pair} is unbounded below (P16): "
+                             "use kappa, or allow_unbounded=True")
         checked[pair] = float(weight)
     return checked
 
-# %% ../nbs/03_alignment.ipynb #4609e302
+# %% ../nbs/03_alignment.ipynb #21b64c10
 class _SignedPairs(nn.Module):
     "What follows from weights, measure, epsilon and projections for one pair, and for all."
     def term(self, pair: tuple[str, str], D_a: Tensor, D_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,6 +112,11 @@ class _SignedPairs(nn.Module):
         share = measure / kind.unit(min(D_a.shape[1], D_b.shape[1]), self.epsilon)
         return measure, self.weights[pair] * (1 - share if kind.similarity else share)
 
+    def white(self, features: dict[str, Tensor]) -> Tensor:
+        "The weighted whitening term of all modalities named in a pair."
+        zero = torch.zeros((), device=features[self.names[0]].device if self.names else None)
+        return self.whitening * sum((whiteness(features[name]) for name in self.names), zero) if self.whitening else zero
+
     def interval(self) -> tuple[float, float]:
         "Where the terms of all pairs add up to, whatever the features (P32)."
         kind = _MEASURES[self.measure]
@@ -107,11 +124,11 @@ class _SignedPairs(nn.Module):
         return sum(low for low, _ in ends), sum(high for _, high in ends)
 
     def extra_repr(self) -> str:
-        "What print shows."
+        "What print shows of it."
         pairs = ", ".join(f"{a}~{b} {weight:+g}" for (a, b), weight in self.weights.items())
         return f"{pairs}; measure={self.measure}, whitening={self.whitening:g}"
 
-# %% ../nbs/03_alignment.ipynb #9848ce76
+# %% ../nbs/03_alignment.ipynb #964653ae
 class ModalAlignment(_SignedPairs):
     "A signed weight for each pair of named modalities: + shares, − makes private, absent leaves free."
     def __init__(self,
@@ -123,21 +140,21 @@ class ModalAlignment(_SignedPairs):
         allow_unbounded: bool = False,  # accept negative weights for "coral" (P16)
     ):
         super().__init__()
-        self.weights, self.measure = _checked(weights, measure, allow_unbounded), measure
-        if not 0 <= whitening < math.inf: raise ValueError(f"whitening needs to be 0 or more, got {whitening}")
-        if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
-        self.whitening, self.epsilon, self.projections = float(whitening), float(epsilon), _EqualWidths()
+        self.weights = _checked(weights, measure, whitening, epsilon, allow_unbounded)
+        self.measure, self.whitening, self.epsilon = measure, float(whitening), float(epsilon)
         self.names = tuple(dict.fromkeys(name for pair in self.weights for name in pair))
-        for pair in self.weights if dims and not _MEASURES[measure].similarity else ():
-            widths = sorted((dims[name] for name in pair if name in dims), reverse=True)
-            if len(set(widths)) == 2: self.projections.make(pair, *widths)
+        projected = () if _MEASURES[measure].similarity else tuple(self.weights)
+        self.projections = _EqualWidths(projected)
+        for pair in projected:
+            widths = sorted({dims[name] for name in pair if name in dims} if dims else (), reverse=True)
+            if len(widths) == 2: self.projections.make(pair, *widths)
 
     def forward(self, features: dict[str, Tensor]) -> AlignmentTerms:
         "The terms of a batch; features that no pair names are ignored."
         for name in self.names:
-            if name not in features: raise ValueError(f"alignment needs features named {name!r}, got {', '.join(map(repr, features))}")
+            if name not in features:
+                raise ValueError(f"alignment needs features named {name!r}, got {', '.join(map(repr, features))}")
         terms = {pair: self.term(pair, *(features[name] for name in pair)) for pair in self.weights}
         measures, by_pair = ({pair: term[i] for pair, term in terms.items()} for i in (0, 1))
-        white = torch.zeros((), device=features[self.names[0]].device if self.names else None)
-        if self.whitening: white = white + self.whitening * sum(whiteness(features[name]) for name in self.names)
+        white = self.white(features)
         return AlignmentTerms(sum(by_pair.values(), white), by_pair, measures, white)

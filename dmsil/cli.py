@@ -105,6 +105,7 @@ def main(
         print("dmsil: stopped; the same command with --resume goes on", file=sys.stderr)
         sys.exit(130)
 
-# %% ../nbs/15_cli.ipynb #cfedc76f
+# %% ../nbs/15_cli.ipynb #5e5d1811
+#| eval: false
 if __name__ == "__main__":
     main()

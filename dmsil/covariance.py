@@ -147,7 +147,7 @@ def gram(
     HD = centred(D)
     return HD @ HD.T
 
-# %% ../nbs/00_covariance.ipynb #55eeeee1
+# %% ../nbs/00_covariance.ipynb #08f0e40f
 def _scaled(D: Tensor) -> Tensor:
     "Centred features at a scale near 1: CKA and kappa do not depend on the scale, floating point does."
     return _unit(centred(_unit(D)))
@@ -157,11 +157,11 @@ def _overlap(A: Tensor, B: Tensor) -> Tensor:
     n, a, b = len(A), A.shape[1], B.shape[1]
     return ((A @ A.T) * (B @ B.T)).sum() if n * (a + b) < a * b else (A.T @ B).square().sum()
 
-def _cosine(ab: Tensor, aa: Tensor, bb: Tensor, alive: Tensor) -> Tensor:
-    "ab/√(aa·bb), or 0 with gradient 0 where one of the two is not alive."
-    return torch.where(alive, ab * torch.where(alive, aa * bb, 1.0).rsqrt(), 0.0)
+def _cosine(ab: Tensor, aa: Tensor, bb: Tensor, nothing: Tensor) -> Tensor:
+    "ab/√(aa·bb), or 0 with gradient 0 where there is nothing to compare."
+    return torch.where(nothing, 0.0, ab * torch.where(nothing, 1.0, aa * bb).rsqrt())
 
-# %% ../nbs/00_covariance.ipynb #c782a7fa
+# %% ../nbs/00_covariance.ipynb #a6d80891
 @_measure(rows=2)
 def cka(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
@@ -170,7 +170,7 @@ def cka(
     "Linear CKA, ‖C_ab‖²/(‖C_a‖‖C_b‖) (Kornblith et al. 2019); too high in small batches (P18)."
     A, B = _scaled(D_a), _scaled(D_b)
     aa, bb = _overlap(A, A), _overlap(B, B)
-    return _cosine(_overlap(A, B), aa, bb, (aa > 0) & (bb > 0)).clamp(0, 1)
+    return _cosine(_overlap(A, B), aa, bb, (aa <= 0) | (bb <= 0)).clamp(0, 1)
 
 # %% ../nbs/00_covariance.ipynb #2921d022
 def _u_overlap(A: Tensor, B: Tensor) -> Tensor:
@@ -178,25 +178,25 @@ def _u_overlap(A: Tensor, B: Tensor) -> Tensor:
     n, a, b = len(A), A.square().sum(1), B.square().sum(1)
     return _overlap(A, B) - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
 
-# %% ../nbs/00_covariance.ipynb #37f684d3
+# %% ../nbs/00_covariance.ipynb #ec6779e5
 @_measure(rows=4)
 def kappa(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
     D_b: Float[Tensor, "n d_b"],  # features of the other, of any width
-) -> Float[Tensor, ""]:  # in [−1, 1], of mean 0 for independent features; 0 if a modality shows no likeness between clips
+) -> Float[Tensor, ""]:  # in [−1, 1], of mean 0 for independent features; 0 if there is nothing to compare
     "U-centred CKA κ = ⟨K̃_a, K̃_b⟩/(‖K̃_a‖‖K̃_b‖) (P18)."
     A, B = _double(_scaled(D_a)), _double(_scaled(D_b))
     aa, bb = _u_overlap(A, A), _u_overlap(B, B)
-    alive = (aa > 1e-10 * A.square().sum() ** 2) & (bb > 1e-10 * B.square().sum() ** 2)
-    return _cosine(_u_overlap(A, B), aa, bb, alive).clamp(-1, 1).to(D_a.dtype)
+    nothing = (aa <= 1e-10 * A.square().sum() ** 2) | (bb <= 1e-10 * B.square().sum() ** 2)
+    return _cosine(_u_overlap(A, B), aa, bb, nothing).clamp(-1, 1).to(D_a.dtype)
 
-# %% ../nbs/00_covariance.ipynb #05c06440
+# %% ../nbs/00_covariance.ipynb #ddf04af8
 def _solved(Z: Tensor, epsilon: float) -> Tensor:
     "Y = Z((1−ε)ZᵀZ + εI)⁻¹, solved on the smaller side of Z."
     if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
     wide = Z.shape[0] < Z.shape[1]
     S = (1 - epsilon) * (Z @ Z.T if wide else Z.T @ Z)
-    L = torch.linalg.cholesky(S + epsilon * torch.eye(len(S), dtype=S.dtype, device=S.device))
+    L = torch.linalg.cholesky_ex(S + epsilon * torch.eye(len(S), dtype=S.dtype, device=S.device)).L
     return torch.cholesky_solve(Z, L) if wide else torch.cholesky_solve(Z.T, L).T
 
 # %% ../nbs/00_covariance.ipynb #83927f9a
@@ -214,21 +214,21 @@ def rho2(
     overlap = (Y_a @ Z_a.T) * (Y_b @ Z_b.T) if few else (Y_a.T @ Y_b) * (Z_a.T @ Z_b)
     return ((1 - epsilon) ** 2 * overlap.sum() / min(a, b)).clamp(0, 1).to(D_a.dtype)
 
-# %% ../nbs/00_covariance.ipynb #efdbe9c0
+# %% ../nbs/00_covariance.ipynb #313c20f2
 def _logdet(Z: Tensor, epsilon: float) -> Tensor:
     "ln det(R'/ε) = ln det(I + (1−ε)/ε·ZᵀZ), on the smaller side of Z."
     S = Z @ Z.T if Z.shape[0] < Z.shape[1] else Z.T @ Z
     eye = torch.eye(len(S), dtype=S.dtype, device=S.device)
-    return 2 * torch.linalg.cholesky(eye + (1 - epsilon) / epsilon * S).diagonal().log().sum()
+    return 2 * torch.linalg.cholesky_ex(eye + (1 - epsilon) / epsilon * S).L.diagonal().log().sum()
 
-# %% ../nbs/00_covariance.ipynb #b6f6e624
+# %% ../nbs/00_covariance.ipynb #d018f01c
 @_measure(rows=2)
 def gaussian(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
     D_b: Float[Tensor, "n d_b"],  # features of the other, of any width
     epsilon: float = 0.1,  # ε in (0, 1), how far the correlation matrix is shrunk
 ) -> Float[Tensor, ""]:  # nats, in [0, ½ min(d_a, d_b) ln(1/ε)]; constant features count as 0
-    "Mutual information −½Σln(1−ρ_i²) of the Gaussian whose correlation matrix is that of the features, shrunk by ε."
+    "Mutual information −½Σln(1−ρ_i²) of the Gaussian with the features' correlation matrix, shrunk by ε."
     if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
     Z_a, Z_b = _double(_standardised(D_a)), _double(_standardised(D_b))
     apart = _logdet(Z_a, epsilon) + _logdet(Z_b, epsilon)

@@ -80,7 +80,7 @@ def _quiet():
         if bar:
             logging.enable_progress_bar()
 
-# %% ../nbs/07_encoders.ipynb #0a8c4e74
+# %% ../nbs/07_encoders.ipynb #2356120c
 class TextEncoder(nn.Module):
     "A BERT-type encoder of `transformers` with one vector per sentence."
 
@@ -104,11 +104,12 @@ class TextEncoder(nn.Module):
                 self.bert = AutoModel.from_config(AutoConfig.from_pretrained(where), add_pooling_layer=False)
         self.pooling, self.groups, self.width = pooling, groups, self.bert.config.hidden_size
 
-    def encode(self, tokens: Tokens) -> Float[Tensor, "n d"]:
-        "One padded forward pass."
+    def encode(self, tokens: Tokens, words: Tensor | None = None) -> Float[Tensor, "n d"]:
+        "One padded forward pass, from ids or from words already looked up."
         real = torch.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]
         real = real.to(tokens.ids.device, non_blocking=True)
-        z = self.bert(input_ids=tokens.ids, attention_mask=real.long()).last_hidden_state
+        source = {"input_ids": tokens.ids} if words is None else {"inputs_embeds": words}
+        z = self.bert(**source, attention_mask=real.long()).last_hidden_state
         if self.pooling == "cls":
             return z[:, 0]
         return (z * real[..., None]).sum(1) / real.sum(1, keepdim=True)
@@ -120,8 +121,9 @@ class TextEncoder(nn.Module):
         "Encode in groups of similar length, return in the order given."
         if self.groups < 2 or len(tokens) < 2 * self.groups:
             return self.encode(tokens)
-        order = tokens.lengths.argsort(stable=True)
-        z = torch.cat([self.encode(tokens.take(part)) for part in order.tensor_split(self.groups)])
+        order, words = tokens.lengths.argsort(stable=True), self.bert.get_input_embeddings()(tokens.ids)
+        parts = [(rows, tokens.take(rows)) for rows in order.tensor_split(self.groups)]
+        z = torch.cat([self.encode(part, words[rows, : part.ids.shape[1]]) for rows, part in parts])
         return z[order.argsort().to(z.device)]
 
 # %% ../nbs/07_encoders.ipynb #8b21137b

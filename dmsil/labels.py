@@ -6,9 +6,9 @@
 __all__ = ['centre_distances', 'relative_distance', 'selfmm_label', 'momentum', 'bounded_distance', 'axis_coordinate',
            'RunningLine', 'disagreement', 'RunningCentres', 'UnimodalLabels', 'LabelGenerator']
 
-# %% ../nbs/04_labels.ipynb #5784e176
+# %% ../nbs/04_labels.ipynb #d4926286
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 # %% ../nbs/04_labels.ipynb #9bb2fd45
@@ -111,7 +111,7 @@ def _sides(y, neutral):
     "Who is positive (row 0) and who is negative (row 1)."
     return torch.stack([y > 0 if neutral == "exclude" else y >= 0, y < 0])
 
-# %% ../nbs/04_labels.ipynb #9c99a61d
+# %% ../nbs/04_labels.ipynb #ae8cb408
 class RunningCentres(_Exact):
     "The mean feature of the positive and of the negative clips, modality by modality, as float64 running sums."
 
@@ -129,7 +129,7 @@ class RunningCentres(_Exact):
 
     def means(self) -> Float[Tensor, "2 D"]:
         "The centres; not a number for a class without clips."
-        return torch.cat([S / N[:, None] for S, N in zip(self.sums.split(self.widths, 1), self.counts.T)], 1)
+        return torch.cat([S / N[:, None] for S, N in zip(self.sums.split(self.widths, 1), self.counts.T, strict=True)], 1)
 
     def replace(self, rows, once, y, F):
         "Write labels (M, b) and features (b, Σd) of some rows and carry the sums along."
@@ -140,7 +140,7 @@ class RunningCentres(_Exact):
             self.counts += side.sum(-1)
         self.y[:, rows], self.stored[rows] = y, F
 
-# %% ../nbs/04_labels.ipynb #bdadd7ac
+# %% ../nbs/04_labels.ipynb #ec4a7fa0
 class UnimodalLabels(RunningCentres):
     "Every clip's label for each modality, at first the clip's own, beside the centres that they define."
 
@@ -161,7 +161,7 @@ class UnimodalLabels(RunningCentres):
     @property
     def labels(self) -> dict[str, Float[Tensor, "n"]]:
         "The current label of every clip, for each modality (views: the next update moves them)."
-        return dict(zip(list(self.dims)[1:], self.y[1:]))
+        return dict(zip(list(self.dims)[1:], self.y[1:], strict=True))
 
     def weights(self, name: str, rows: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
         "The weight W_s (P28) of one modality's label, for some clips."

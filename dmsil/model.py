@@ -38,7 +38,7 @@ class Head(nn.Module):
         h = self.feature(e)
         return h, self.predict(h).squeeze(-1)
 
-# %% ../nbs/08_model.ipynb #da5bd93e
+# %% ../nbs/08_model.ipynb #008f064a
 @dataclass(frozen=True)
 class ModelConfig:
     "What the network is made of."
@@ -51,12 +51,13 @@ class ModelConfig:
     bidirectional: bool = False  # LSTM in both directions
     hidden: int = 32  # LSTM units, and units of a vector encoder's hidden layer
     encoded: int = 16  # width of e_s for sequences and vectors
-    features: dict[str, int] = field(default_factory=lambda: {"fusion": 128, "text": 32})  # widths of h_s; 16 where not named
+    features: dict[str, int] = field(default_factory=dict)  # widths of h_s that are not 128 (fusion), 32 (text), 16 (others)
     dropout: float = 0.1  # everywhere outside the text encoder
 
     def dims(self, modalities) -> dict[str, int]:
         "The width of h for the fusion and each modality."
-        return {name: self.features.get(name, 16) for name in ("fusion", *modalities)}
+        widths = {"fusion": 128, "text": 32} | self.features
+        return {name: widths.get(name, 16) for name in ("fusion", *modalities)}
 
 # %% ../nbs/08_model.ipynb #ff05ccc9
 def prepare(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .alignment import AlignmentTerms
 
-# %% ../nbs/09_objective.ipynb #a3862b2b
+# %% ../nbs/09_objective.ipynb #d5f48c3b
 @dataclass(frozen=True, eq=False)
 class LossTerms:
     "The objective, term by term."
@@ -41,7 +41,7 @@ class LossTerms:
     def log(self) -> dict[str, float]:
         "Every named term as a float. The only place that waits for the device, and it waits once."
         terms = self.named()
-        return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+        return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
 
 # %% ../nbs/09_objective.ipynb #bc5fbd3d
 def multitask_loss(

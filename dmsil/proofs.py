@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['words', 'Facts', 'rewrite', 'normal_form', 'equal', 'expectation']
 
-# %% ../nbs/01_proofs.ipynb #e934348c
+# %% ../nbs/01_proofs.ipynb #aa769a14
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
 import sympy as sp
-from sympy import Identity, MatAdd, MatMul, MatPow, MatrixExpr, MatrixSymbol, OneMatrix, Trace, Transpose, ZeroMatrix
+from sympy import Identity, MatAdd, MatMul, MatPow, MatrixExpr, MatrixSymbol
+from sympy import OneMatrix, Trace, Transpose, ZeroMatrix
 
 # %% ../nbs/01_proofs.ipynb #fdc7853f
 def _flip(letter):
@@ -41,7 +42,7 @@ def _join(sums):
         total = step
     return total
 
-# %% ../nbs/01_proofs.ipynb #f32d4e54
+# %% ../nbs/01_proofs.ipynb #258a3902
 def words(
     expr: MatrixExpr,  # sums, products, powers and transposes of letters (MatrixSymbol, OneMatrix)
 ) -> dict:  # {word: coefficient}; a word is a tuple of letters, the empty word is the identity
@@ -58,28 +59,31 @@ def words(
     if isinstance(expr, MatMul):
         for x, y in pairwise(x for x in expr.args if x.is_Matrix): _check(x.cols == y.rows, x, y)
         return _join(words(x) for x in expr.args)
-    if isinstance(expr, MatPow) and expr.exp.is_Integer and expr.exp > 0: return _join([words(expr.base)] * int(expr.exp))
+    if isinstance(expr, MatPow) and expr.exp.is_Integer and expr.exp > 0:
+        return words(MatMul(*[expr.base] * int(expr.exp)))
     if isinstance(expr, MatAdd):
         total = defaultdict(lambda: sp.S.Zero)
         for term in expr.args:
             _check(term.shape == expr.shape, expr.args[0], term)
             for word, c in words(term).items(): total[word] += c
         return total
-    raise TypeError(f"{expr} is a {type(expr).__name__}: words knows sums, products, powers and transposes")
+    raise TypeError(f"words knows sums, products, powers and transposes, not {type(expr).__name__}")
 
-# %% ../nbs/01_proofs.ipynb #6eaf088b
+# %% ../nbs/01_proofs.ipynb #056d4a7a
 @dataclass(frozen=True)
 class Facts:
     "What a proof assumes about its letters; facts are joined with `|`."
     symmetric: tuple = ()  # letters with Xᵀ = X
-    rules: dict = field(default_factory=dict)  # {product or trace: what it equals}, e.g. {H*H: H, H*one: 0, Trace(H): n - 1}
+    rules: dict = field(default_factory=dict)  # {product or trace: what it equals}
 
-    def __or__(self, other): return Facts((*self.symmetric, *other.symmetric), {**self.rules, **other.rules})
+    def __or__(self, other):
+        return Facts((*self.symmetric, *other.symmetric), {**self.rules, **other.rules})
 
     def spell(self, total):
         "A sum of words in which symmetric letters carry no transpose sign."
         spelt = defaultdict(lambda: sp.S.Zero)
-        for word, c in total.items(): spelt[tuple(_flip(x) if _flip(x) in self.symmetric else x for x in word)] += c
+        for word, c in total.items():
+            spelt[tuple(_flip(x) if _flip(x) in self.symmetric else x for x in word)] += c
         return spelt
 
     @cached_property
@@ -87,19 +91,21 @@ class Facts:
         "Each rule as a pair (word, sum of words), and the pair of its transposes."
         pairs = []
         for u, v in ((u, v) for u, v in self.rules.items() if not isinstance(u, Trace)):
-            _check(v == 0 or getattr(v, "shape", u.shape[::-1]) == u.shape, u, sp.sympify(v) * Identity(u.rows))
+            fits = v == 0 or getattr(v, "shape", u.shape[::-1]) == u.shape
+            _check(fits, u, sp.sympify(v) * Identity(u.rows))
             left, right = words(u), words(v)
-            if [*left.values()] != [1]: raise ValueError("the left side of a rule is one product with coefficient 1")
+            if [*left.values()] != [1]: raise ValueError("the left side of a rule is one product, times 1")
             turned = [{_back(word): c for word, c in total.items()} for total in (left, right)]
             there, back = [(*self.spell(x), self.spell(y)) for x, y in ((left, right), turned)]
             pairs += [there] if {back[0]} == {*there[1]} else [there, back]
         return pairs
 
-# %% ../nbs/01_proofs.ipynb #fdd41b74
+# %% ../nbs/01_proofs.ipynb #d6c7df65
 def _rules(word, facts):
     "The rules to try at the head of a word; that 1ᵀ1 is a number needs no stating."
-    if len(word) > 1 and isinstance(word[0], OneMatrix) and word[1] == _flip(word[0]) and word[0].rows == 1:
-        return [(word[:2], {(): word[0].cols}), *facts.spelling]
+    first, second = (*word, None)[:2]
+    if isinstance(first, OneMatrix) and first.rows == 1 and second == _flip(first):
+        return [(word[:2], {(): first.cols}), *facts.spelling]
     return facts.spelling
 
 
@@ -109,8 +115,8 @@ def _step(word, facts, ring):
         head, rest = ((), word[i:] + word[:i]) if ring else (word[:i], word[i:])
         for left, right in _rules(rest, facts):
             if rest[: len(left)] == left:
-                tail = rest[len(left) :]
-                return {head + w + tail: c * (left[0].rows if ring and not w + tail else 1) for w, c in right.items()}
+                tail, size = rest[len(left) :], left[0].rows if ring else 1
+                return {head + w + tail: c if w + tail else c * size for w, c in right.items()}
 
 # %% ../nbs/01_proofs.ipynb #958474aa
 def rewrite(
@@ -129,9 +135,10 @@ def rewrite(
         for w, factor in (step or {}).items(): todo[w] = todo.get(w, 0) + c * factor
     raise ValueError(f"still rewriting after {limit} steps: the rules go round in circles")
 
-# %% ../nbs/01_proofs.ipynb #d86455ca
+# %% ../nbs/01_proofs.ipynb #82ba04ac
 def _trace(matrix, facts):
-    "The trace of a matrix expression, each word spelt in one way out of all its rotations and transposes."
+    "The trace of a matrix expression, each word in one spelling of all its rotations and transposes."
+    _check(matrix.rows == matrix.cols, matrix, matrix)
     ring = words(matrix)
     total = ring.pop((), 0) * matrix.rows
     for word, c in rewrite(ring, facts, ring=True).items():
@@ -141,7 +148,7 @@ def _trace(matrix, facts):
         total += c * (Trace(MatMul(*first).doit()) if word else 1)
     return total
 
-# %% ../nbs/01_proofs.ipynb #c8a660f1
+# %% ../nbs/01_proofs.ipynb #a436db7a
 def normal_form(
     expr: sp.Expr,  # a matrix expression, or a scalar built from traces
     facts: Facts = Facts(),  # what is assumed about the letters
@@ -149,22 +156,23 @@ def normal_form(
     "The one way to write an expression under the facts."
     expr = sp.sympify(expr)
     if getattr(expr, "is_Matrix", False):
-        total = rewrite(words(expr), facts).items()
-        terms = [sp.factor(normal_form(c, facts)) * MatMul(*word, Identity(expr.cols)).doit() for word, c in total]
-        return MatAdd(*terms, ZeroMatrix(*expr.shape)).doit()
-    known = {_trace(left.arg, facts): right for left, right in facts.rules.items() if isinstance(left, Trace)}
+        terms = [ZeroMatrix(*expr.shape)]
+        for word, c in rewrite(words(expr), facts).items():
+            terms.append(sp.factor(normal_form(c, facts)) * MatMul(*word, Identity(expr.cols)).doit())
+        return MatAdd(*terms).doit()
+    known = {_trace(u.arg, facts): v for u, v in facts.rules.items() if isinstance(u, Trace)}
     return expr.replace(lambda x: isinstance(x, Trace), lambda x: _trace(x.arg, facts)).xreplace(known)
 
-# %% ../nbs/01_proofs.ipynb #b3cddc5a
+# %% ../nbs/01_proofs.ipynb #c0bc3602
 def equal(
-    left: sp.Expr,  # a matrix expression or a scalar
+    left: sp.Expr,  # a matrix expression or a scalar; coefficients are ratios of polynomials
     right: sp.Expr,  # one of the same shape
     facts: Facts = Facts(),  # what is assumed about the letters
 ) -> bool:  # True is a proof; False says only that these facts do not show it
     "Do the facts show that left = right?"
     rest = normal_form(left - right, facts)
     if getattr(rest, "is_Matrix", False): return rest.is_ZeroMatrix is True
-    return sp.cancel(rest) == 0 or sp.simplify(rest) == 0
+    return sp.cancel(rest) == 0
 
 # %% ../nbs/01_proofs.ipynb #bc578485
 def _bare(letter):
@@ -179,10 +187,11 @@ def _facing(ring, i):
     ring = _back(ring)
     return ring[-1:] + ring[:-1]
 
-# %% ../nbs/01_proofs.ipynb #7b0d92cf
+# %% ../nbs/01_proofs.ipynb #d170df54
 def _paired(rings, moments):
-    "The mean of a product of traces: the first random letter is paired with each of the others in turn."
-    random = [(k, i) for k, ring in enumerate(rings) for i, x in enumerate(ring) if any(_bare(x) in pair for pair in moments)]
+    "The mean of a product of traces: the first random letter is paired with each of the others."
+    places = [(k, i) for k, ring in enumerate(rings) for i in range(len(ring))]
+    random = [(k, i) for k, i in places if any(_bare(rings[k][i]) in pair for pair in moments)]
     if not random: return sp.prod([Trace(MatMul(*ring)) for ring in rings])
     k, i = random[0]
     A, *X = _facing(rings[k], i)
@@ -191,7 +200,8 @@ def _paired(rings, moments):
         if not (M := moments.get((A, _bare(x)))): continue
         left, right = _back(X[:j]) + M, tuple(X[j + 1 :])
         if not isinstance(x, Transpose): total += _paired([*rest, left + right], moments)
-        else: total += _paired([*rest, left, right] if right else [*rest, left], moments) * (1 if right else A.rows)
+        elif right: total += _paired([*rest, left, right], moments)
+        else: total += _paired([*rest, left], moments) * A.rows
     for k, ring in enumerate(rest):
         for j, x in enumerate(ring):
             if not (M := moments.get((A, _bare(x)))): continue
@@ -199,10 +209,10 @@ def _paired(rings, moments):
             total += _paired([*rest[:k], *rest[k + 1 :], _back(X) + M + tuple(Y)], moments)
     return total
 
-# %% ../nbs/01_proofs.ipynb #f06759f6
+# %% ../nbs/01_proofs.ipynb #e1f5aa9b
 def expectation(
     expr: sp.Expr,  # a polynomial in traces
-    moments: dict,  # {(A, B): M}: rows of A and B are Gaussian with mean 0 and covariance M; a pair that is absent is independent
+    moments: dict,  # {(A, B): M}: their rows are Gaussian, mean 0, covariance M; absent pairs are independent
     facts: Facts = Facts(),  # what is assumed about the other letters
 ) -> sp.Expr:  # E expr, in normal form
     "Isserlis' theorem for traces of Gaussian matrices, at any size."
@@ -210,7 +220,9 @@ def expectation(
     for (A, B), M in moments.items(): (both[A, B],), (both[B, A],) = words(M), words(M.T)
     total = sp.S.Zero
     for term in sp.Add.make_args(sp.expand(normal_form(expr, facts))):
-        factors = [factor.as_base_exp() for factor in sp.Mul.make_args(term)]
-        rings = [word for base, power in factors if isinstance(base, Trace) for word in [*words(base.arg)] * int(power)]
-        total += sp.prod([base**power for base, power in factors if not isinstance(base, Trace)]) * _paired(rings, both)
+        number, rings = sp.S.One, []
+        for base, power in (factor.as_base_exp() for factor in sp.Mul.make_args(term)):
+            if isinstance(base, Trace): rings += [*words(base.arg)] * int(power)
+            else: number *= base**power
+        total += number * _paired(rings, both)
     return normal_form(total, facts)

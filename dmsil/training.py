@@ -30,7 +30,7 @@ from .metrics import sentiment_metrics
 from .model import ModelConfig, MultimodalModel, Spec, prepare, specs
 from .objective import multitask_loss
 
-# %% ../nbs/11_training.ipynb #ec32e959
+# %% ../nbs/11_training.ipynb #e80a22ab
 @dataclass(frozen=True)
 class TrainConfig:
     "How a model is trained."
@@ -41,7 +41,7 @@ class TrainConfig:
     patience: int = 5  # epochs without a better validation MAE before it stops
     batch_size: int = 32  # clips per forward pass
     accumulate: int = 1  # forward passes per step of the optimiser
-    lr_text: float = 5e-5  # learning rate of a fine-tuned text encoder
+    lr_text: float = 1e-4  # learning rate of a fine-tuned text encoder
     lr_encoders: float = 1e-3  # of the other encoders
     lr_heads: float = 1e-3  # of heads and projections
     weight_decay: float = 0.01  # decoupled (AdamW)
@@ -479,7 +479,7 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
         write_json(folder / "metrics.json", metrics)
     return Run(metrics, run.history, run.model, run.generator, run.clips, run.config, run.model_config, folder)
 
-# %% ../nbs/11_training.ipynb #fe951fa9
+# %% ../nbs/11_training.ipynb #edd4759f
 def plot_history(
     history: list[dict[str, float]],  # rows as `Run.history` has them
     best_epoch: int,  # whose weights were kept
@@ -488,7 +488,7 @@ def plot_history(
     "Validation MAE against its reference, and the named terms of the loss."
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), dpi=88)
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["valid_MAE"] for row in history], color="C3", label="validation")
     left.axvline(best_epoch, color="0.6", lw=1, ls=":")
@@ -498,6 +498,7 @@ def plot_history(
     for name in [key for key in history[0] if key.startswith("train_") and key != "train_total"]:
         right.plot(epochs, [row[name] for row in history], lw=1.2, label=name.removeprefix("train_"))
     right.set(title="Terms of the training loss", xlabel="epoch")
-    for axis in (left, right):
-        axis.legend(fontsize=8)
+    left.legend()
+    right.legend(fontsize=7.5, ncols=2)
+    right.set_ylim(top=1.15 * right.get_ylim()[1])
     return figure

@@ -92,7 +92,7 @@ def test_generator_equals_the_restatement(mode, neutral, seed):
             feed(ours, features, rows, epoch)
             theirs.update({s: F[rows] for s, F in features.items()}, rows, epoch)
             for s, y in ours.labels.items(): np.testing.assert_allclose(y.numpy(), theirs.y[s], atol=1e-6, rtol=0)
-        for C, s in zip(ours.means().split(ours.widths, 1), ours.dims):
+        for C, s in zip(ours.means().split(ours.widths, 1), ours.dims, strict=True):
             np.testing.assert_allclose(C.numpy(), np.stack(theirs.C[s]), atol=1e-9)
     assert any((y.numpy() * labels < 0).any() for y in ours.labels.values())   # clips did change sides
     assert all(np.abs(y.numpy() - labels).mean() > .05 for y in ours.labels.values())
@@ -188,7 +188,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_goes_on_bit_for_bit(mode):
         resumed = make()
         resumed.load_state_dict(torch.load(file, weights_only=True))
         walk(resumed, steps[stop:])
-        assert all(torch.equal(a, b) for a, b in zip(through.state_dict().values(), resumed.state_dict().values()))
+        assert all(torch.equal(a, b) for a, b in zip(through.state_dict().values(), resumed.state_dict().values(), strict=True))
 
 
 def test_a_robust_state_does_not_load_into_a_selfmm_generator():
@@ -220,6 +220,16 @@ def test_a_row_twice_in_a_batch_counts_once_and_the_last_wins(mode):
         padded.update(both, torch.tensor(np.concatenate([rows[:7], rows])), epoch)
     assert torch.equal(plain.counts, padded.counts)
     for key, buffer in plain.state_dict().items(): torch.testing.assert_close(buffer, padded.state_dict()[key], atol=1e-8, rtol=1e-9)
+
+
+def test_all_occurrences_of_a_row_write_the_same(monkeypatch):
+    "Which of two unequal writes to one place wins is left open on a GPU; so none are made."
+    written = {}
+    monkeypatch.setattr(RunningCentres, "replace", lambda self, rows, once, y, F: written.update(y=y, F=F))
+    gen = LabelGenerator([1., -1., 2.], {"fusion": 1, "text": 1})
+    gen.update({s: torch.randn(4, 1) for s in gen.dims}, torch.tensor([2, 0, 2, 2]), 1)
+    for values in (written["y"].T, written["F"]): assert torch.equal(values[0], values[3]) and torch.equal(values[2], values[3])
+    assert not torch.equal(written["F"][0], written["F"][1])
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
@@ -254,7 +264,7 @@ def test_running_centres_are_the_means(seed, steps, scale):
     for _ in range(steps):
         rows = torch.randperm(12)[:4]
         centres.replace(rows, torch.ones(4, dtype=torch.bool), torch.randn(2, 4).round(), scale * torch.randn(4, 5))
-    for y, F, C in zip(centres.y, centres.stored.double().split([2, 3], 1), centres.means().split([2, 3], 1)):
+    for y, F, C in zip(centres.y, centres.stored.double().split([2, 3], 1), centres.means().split([2, 3], 1), strict=True):
         expected = torch.stack([F[y > 0].mean(0), F[y < 0].mean(0)])
         torch.testing.assert_close(C, expected, atol=scale * 1e-12, rtol=0, equal_nan=True)
 
@@ -268,7 +278,7 @@ def test_running_line_is_least_squares(seed, steps):
         rows = rng.permutation(20)[:6]
         t = rng.normal(size=6) + 3
         line.replace(torch.tensor(rows), torch.ones(6), torch.tensor(t), torch.tensor(y[rows]))
-        seen.update(zip(rows, t))
+        seen.update(zip(rows, t, strict=True))
     b, a = np.polyfit(list(seen.values()), y[list(seen)], 1)
     np.testing.assert_allclose(line(torch.tensor([0., 1.], dtype=torch.float64)), [a, a + b], atol=1e-7)
 
@@ -287,7 +297,8 @@ class Computed(TorchDispatchMode):
         self.buffers, self.sizes = {b.untyped_storage().data_ptr() for b in gen.buffers()}, []
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.sizes += [t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in self.buffers]
+        tensors = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.sizes += [t.numel() for t in tensors if t.untyped_storage().data_ptr() not in self.buffers]
         return out
 
 
@@ -318,8 +329,8 @@ def test_labels_given_are_copied_and_upcast():
     gen = LabelGenerator(given_labels, {"fusion": 1, "text": 1})
     given_labels[0] = 99
     assert gen.labels["text"].tolist() == [1., -2.]
-    for dtype, kept in (torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.int64, torch.float32), (torch.float64, torch.float64):
-        assert LabelGenerator(torch.tensor([1, -2]).to(dtype), {"fusion": 1}).y.dtype == kept
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int64):
+        assert LabelGenerator(torch.tensor([1, -2]).to(dtype), {"fusion": 1}).y.dtype == torch.float32
     assert LabelGenerator(np.array([1., -2.]), {"fusion": 1}).y.dtype == torch.float64
 
 
@@ -381,7 +392,7 @@ def test_p24_and_p27_inequalities(p, n):
 def test_p27_ridge_difference_and_coordinate(seed):
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: 3 * torch.randn(*shape, generator=g, dtype=torch.float64)
-    delta_s, delta_m, tau, y_m, c = draw(50), draw(50), draw(1).abs() + 1e-3, draw(50), draw(1).abs()
+    delta_s, delta_m, tau, c = draw(50), draw(50), draw(1).abs() + 1e-3, draw(1).abs()
     assert ((delta_s * delta_m / (delta_m**2 + tau**2)).abs() <= delta_s.abs() / (2 * tau) + 1e-9).all()
     F, C = draw(50, 4), draw(2, 4)
     D_p, D_n, D_pn = centre_distances(F, C, [4])
@@ -397,6 +408,7 @@ def test_p27_ridge_difference_and_coordinate(seed):
 def test_weights_follow_the_labels_and_the_floor():
     gen = LabelGenerator(torch.zeros(3, dtype=torch.float64), {"fusion": 1, "text": 1}, floor=.25)
     gen.y[1] = torch.tensor([0., .5, -50.])
-    torch.testing.assert_close(gen.weights("text", torch.tensor([2, 1, 0])), torch.tensor([1., .25 + .75 * np.tanh(.5), .25], dtype=torch.float64))
+    expected = torch.tensor([1., .25 + .75 * np.tanh(.5), .25], dtype=torch.float64)
+    torch.testing.assert_close(gen.weights("text", torch.tensor([2, 1, 0])), expected)
     with pytest.raises(KeyError): gen.weights("fusion", torch.tensor([0]))
     assert torch.equal(disagreement(torch.tensor([2.]), torch.tensor([-1.])), torch.tensor([3.]).tanh())

@@ -47,7 +47,7 @@ def test_gradcheck_of_the_total_with_alignment():
     features, predictions, labels, weights = batch(0)
     align = ModalAlignment({("text", "audio"): .3, ("text", "vision"): -.3}, measure="kappa", whitening=.1)
     def total(*tensors):
-        y_hat, h = dict(zip(predictions, tensors[:4])), dict(zip(features, tensors[4:]))
+        y_hat, h = dict(zip(predictions, tensors[:4], strict=True)), dict(zip(features, tensors[4:], strict=False))
         return multitask_loss(y_hat, labels, weights, align(h)).total
     assert torch.autograd.gradcheck(total, (*predictions.values(), *features.values()))
 

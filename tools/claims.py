@@ -55,7 +55,7 @@ def claims() -> list[dict]:
     for stated in sorted(statements(), key=lambda row: row["number"]):
         proof = proofs.get(stated["number"], {"evidence": None})
         rows.append({
-            "number": stated["number"], "title": stated["title"], "one_line": f"{stated['title']}.", "evidence": proof["evidence"],
+            "number": stated["number"], "title": stated["title"], "one_line": stated["title"], "evidence": proof["evidence"],
             "statement_notebook": stated["notebook"], "proof_notebook": PROOFS if stated["number"] in proofs else None,
         })  # fmt: skip
     return rows

@@ -21,7 +21,7 @@ def flags() -> list[str]:
 
 def skipped(cell, names: list[str]) -> bool:
     "Does one of the cell's directives take it out of an ordinary run?"
-    directives = re.findall(r"^#\|\s*(\S+)\s*(\S*)", cell.source, re.MULTILINE)
+    directives = re.findall(r"^#\|[ \t]*(\S+)[ \t]*(\S*)", cell.source, re.MULTILINE)
     return any(name in names or (name == "eval:" and value == "false") for name, value in directives)
 
 

@@ -1,0 +1,159 @@
+"The claims: each stated once, proven under the same title on named evidence, by checks that fail when the claim is damaged."
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import claims  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+MEASURED_ELSEWHERE = {21}
+NUMBERS = sorted(set(range(1, 35)) - MEASURED_ELSEWHERE)
+CHECKS = {"test_close", "test_eq", "test_fail", "test_ne", "test"}
+
+
+@pytest.fixture(scope="module")
+def sections():
+    return claims.sections()
+
+
+def code(section) -> list[str]:
+    return [text for kind, text in section["cells"] if kind == "code"]
+
+
+def assertions(source: str) -> list[ast.AST]:
+    "The assertions of a cell that compute something: `assert True` is none."
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Assert, ast.Call))]
+    tests = [node.test if isinstance(node, ast.Assert) else node for node in nodes]
+    named = [t for t, node in zip(tests, nodes, strict=True) if isinstance(node, ast.Assert) or getattr(node.func, "id", None) in CHECKS]
+    return [t for t in named if any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(t))]
+
+
+def test_every_claim_is_stated_once():
+    stated = [row["number"] for row in claims.statements()]
+    assert sorted(stated) == NUMBERS
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_claim_is_proven(number, sections):
+    row = next(row for row in claims.claims() if row["number"] == number)
+    assert row["proof_notebook"], f"P{number} has no section in {claims.PROOFS}"
+    assert sections[number]["title"] == row["title"]
+    assert row["evidence"] in claims.KINDS
+    prose = "\n".join(text for kind, text in sections[number]["cells"] if kind == "markdown")
+    assert "*Assumptions.*" in prose and re.search(r"\*Derivation[^*]*\*", prose)
+    assert sum(len(assertions(source)) for source in code(sections[number])) >= 3
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_wrong_variant_is_rejected(number, sections):
+    cells = sections[number]["cells"]
+    at = next((k for k, (kind, text) in enumerate(cells) if kind == "markdown" and re.search(r"[Ww]rong variant", text)), None)
+    assert at is not None, f"P{number} shows no wrong variant"
+    after = "\n".join(text for kind, text in cells[at:] if kind == "code")
+    rejecting = [t for t in assertions(after) if re.search(r"^not |test_fail|!=|>|<", ast.unparse(t))]
+    assert rejecting, f"P{number}'s wrong variant is not rejected by an assertion"
+
+
+def test_sections_prove_nothing_unstated(sections):
+    assert set(sections) - {None} == set(NUMBERS)
+
+
+def test_table_names_every_claim():
+    rows = claims.table().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| P{number}" for number in NUMBERS]
+    for row in rows:
+        for page in re.findall(r"\]\((.+?)\)", row):
+            assert (ROOT / page).is_file()
+
+
+def test_duplicate_proofs_are_refused(tmp_path, monkeypatch):
+    heading = {"cell_type": "markdown", "source": ["## P1 · A claim"]}
+    (tmp_path / "twice.ipynb").write_text(json.dumps({"cells": [heading, heading]}), encoding="utf-8")
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="proves P1 twice"):
+        claims.sections("twice.ipynb")
+
+
+# Each line damages a claim in its own proof section: (number, what the section says, what it is made to say).
+MUTATIONS = [
+    (1, "explicit = Identity(n) - OneMatrix(n, n) / n", "explicit = Identity(n) - OneMatrix(n, n) / m"),
+    (2, "Trace((H * D_a * v).T * (H * D_a * v)) / m", "Trace((D_a * v).T * (D_a * v)) / m"),
+    (3, "gradient = kappa_0 * H * D_a * gap", "gradient = 2 * kappa_0 * H * D_a * gap"),
+    (3, "gradient = kappa_0 * H * D_a * gap", "gradient = kappa_0 * D_a * gap"),
+    (3, "by_sympy[D_b], -kappa_0 * H", "by_sympy[D_b], kappa_0 * H"),
+    (4, "equal(ell(D_a * Q, D_b * Q), ell", "equal(ell(D_a * Q, D_b), ell"),
+    (4, "test_close(coral(a, shuffled), coral(a, b)", "test_close(kappa(a, shuffled), kappa(a, b)"),
+    (5, "(Trace(dC * dC) + 2 / m * Trace(gap", "(Trace(dC * dC) + 1 / m * Trace(gap"),
+    (6, "along.diff(t, 2).subs(t, 0) + kappa_0 * mu)", "along.diff(t, 2).subs(t, 0) - kappa_0 * mu)"),
+    (6, "H * u: u, ", ""),
+    (7, "(2 * norm(C_a) + norm(C_a - C_b))", "(norm(C_a) + norm(C_a - C_b))"),
+    (8, "2 * unit - B * X - X * B", "2 * unit - B * X"),
+    (8, "solution = B_inv + E * Y * E", "solution = B_inv + E * Y"),
+    (9, "K_dot = H * D_a_dot * D_b.T * H + H * D_a * D_b_dot.T * H", "K_dot = D_a_dot * D_b.T + D_a * D_b_dot.T"),
+    (9, "cross = lambda a, b: centred(a) @ centred(b).T", "cross = lambda a, b: a @ b.T"),
+    (10, "assert equal((S * T + T * S) / 2", "assert equal((S * T + T * S)"),
+    (11, "(1 - rho**2) * R_b * R_b", "(1 - rho) * R_b * R_b"),
+    (12, "signal + (marginal - pairing) / m", "signal + (marginal + pairing) / m"),
+    (13, "corrected = m / ((m - 1) * (m + 2))", "corrected = m / ((m - 1) * (m + 1))"),
+    (13, "U = S / falling(2) - (r_2 + c_2 - 2 * S)", "U = S / falling(2) - (r_2 + c_2 - S)"),
+    (14, "claim = (d + 1) * (1 + c**2 - 2 * c", "claim = d * (1 + c**2 - 2 * c"),
+    (16, "- 2 * s**2 * (C_a * C_b).trace()", "+ 2 * s**2 * (C_a * C_b).trace()"),
+    (16, "sp.exp(2 * size * kappa_0 * mu * t)", "sp.exp(size * kappa_0 * mu * t)"),
+    (18, "average - centred_product / (n * (n - 3))", "average - centred_product / (n * (n - 2))"),
+    (20, "- tau * pairing - tau**2 * 2", "+ tau * pairing - tau**2 * 2"),
+    (22, "claim = y_m + (delta_s", "claim = y_m - (delta_s"),
+    (24, "claim = (n - p)**2 / (n * p)", "claim = (n - p)**2 / (n + p)"),
+    (25, "zero = delta_m * (delta_m - y_m)", "zero = delta_m * (y_m - delta_m)"),
+    (26, "w = 2 * j / (i * (i + 1))", "w = j / (i * (i + 1))"),
+    (28, "W.diff(u) - sp.sech(u)**2", "W.diff(u) - sp.sech(u)"),
+    (29, "Trace(K_ab * K_ab.T), centring)", "Trace(K_a * K_b), centring)"),
+    (31, "Q = sp.Matrix([[c, -s], [s, c]])", "Q = sp.Matrix([[c, s], [s, c]])"),
+    (33, "root = sp.sqrt(1 - sp.exp(-2 * nats / k))", "root = sp.sqrt(1 - sp.exp(-nats / k))"),
+]
+
+
+class Section:
+    "Runs a section's cells after the page's set-up, as a reader would who skips the other sections."
+
+    def __init__(self, sections):
+        self.sections, self.namespace = sections, {"__name__": "__main__"}
+        matplotlib.use("Agg")
+        for k, source in enumerate(code(sections[None])):
+            exec(compile(source, f"<set-up {k}>", "exec"), self.namespace)
+
+    def sources(self, number) -> list[str]:
+        "The section's cells; a cell that only draws is left out."
+        return [s for s in code(self.sections[number]) if "plt." not in s or assertions(s)]
+
+    def run(self, number, old=None, new=None):
+        sources = self.sources(number)
+        if old is not None:
+            assert old != new and sum(s.count(old) for s in sources) == 1, f"P{number} no longer says {old!r} (once): adapt the mutation"
+            sources = [s.replace(old, new) for s in sources]
+        namespace = dict(self.namespace)
+        for k, source in enumerate(sources):
+            exec(compile(source, f"<P{number}, cell {k}>", "exec"), namespace)
+
+
+@pytest.fixture(scope="module")
+def page(sections):
+    return Section(sections)
+
+
+@pytest.mark.parametrize("number", sorted({number for number, _, _ in MUTATIONS}))
+def test_section_holds_as_it_stands(number, page):
+    page.run(number)
+
+
+@pytest.mark.parametrize("number, old, new", MUTATIONS, ids=[f"P{line[0]}-{k}" for k, line in enumerate(MUTATIONS)])
+def test_damaged_claim_is_noticed(number, old, new, page):
+    with pytest.raises(AssertionError) as caught:
+        page.run(number, old, new)
+    assert "no longer says" not in str(caught.value), caught.value
