@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Flat', 'Train', 'Evaluate', 'Fetch', 'table', 'main']
 
-# %% ../nbs/15_cli.ipynb #84d4aba6
+# %% ../nbs/15_cli.ipynb #ed0f76dc
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ from .data import DataError, fetch, open_clips
 from .model import ModelConfig, prepare
 from .training import PRESETS, Run, TrainConfig, evaluate, fit, load_model
 
-# %% ../nbs/15_cli.ipynb #662239f3
+# %% ../nbs/15_cli.ipynb #2e93132f
 Flat = tyro.conf.OmitArgPrefixes
 
 
@@ -36,6 +36,8 @@ class Train:
     def run(self) -> None:
         "Load, fit, show the table."
         clips = open_clips(self.data, clean=self.clean)
+        if Path(self.data).is_file():
+            clips = replace(clips, name=str(Path(self.data).resolve()))
         print(f"{clips.name}: {len(clips.train)} clips to train on, {len(clips.valid)} to validate, {len(clips.test)} to test; {', '.join(clips.modalities)}")
         print(table(fit(self.model, clips, self.train, self.out, self.resume)))
 

@@ -303,14 +303,14 @@ def restore(run: Trainer, state: dict[str, Any]) -> None:
             part.load_state_dict(state[name])
     run.epoch, run.best, run.history = state["epoch"], state["best"], state["history"]
 
-# %% ../nbs/11_training.ipynb #cf625ce9
+# %% ../nbs/11_training.ipynb #aab798ac
 MAY_CHANGE = ("epochs", "patience", "device", "precision", "compile")
 
 
 def identity(run: Trainer) -> dict[str, Any]:
     "What must be equal for a run to go on: configuration and clips."
     train = {k: v for k, v in asdict(run.config).items() if k not in MAY_CHANGE}
-    data = {"name": run.clips.name, "clips": [len(run.clips.train), len(run.clips.valid), len(run.clips.test)],
+    data = {"name": Path(run.clips.name).name, "clips": [len(run.clips.train), len(run.clips.valid), len(run.clips.test)],
             "labels": round(run.clips.train.labels.double().abs().sum().item(), 3)}
     return json.loads(json.dumps({"train": train, "model": asdict(run.model_config), "data": data, "specs": run.specs}))
 
@@ -479,7 +479,7 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
         write_json(folder / "metrics.json", metrics)
     return Run(metrics, run.history, run.model, run.generator, run.clips, run.config, run.model_config, folder)
 
-# %% ../nbs/11_training.ipynb #edd4759f
+# %% ../nbs/11_training.ipynb #b7fdb0b1
 def plot_history(
     history: list[dict[str, float]],  # rows as `Run.history` has them
     best_epoch: int,  # whose weights were kept
@@ -488,7 +488,7 @@ def plot_history(
     "Validation MAE against its reference, and the named terms of the loss."
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), dpi=88)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), dpi=76)
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["valid_MAE"] for row in history], color="C3", label="validation")
     left.axvline(best_epoch, color="0.6", lw=1, ls=":")
