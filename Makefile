@@ -25,6 +25,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 train: .venv/.user
 	$(BIN)/dmsil train --data $(DATA) --preset $(PRESET) --out $(OUT)
 
+# One thread a process: two workers with two threads each wait for one another.
+test: export OMP_NUM_THREADS = 1
 test: .venv/.dev
 	nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest
