@@ -246,3 +246,16 @@ def test_real_clips_end_to_end(tmp_path):
     assert (end := dmsil_cli(*words, "--epochs", 6, "--resume", env=env)).returncode == 0, end.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["MAE"] < 1.1 < metrics["reference"]["mean_predictor_MAE"] and metrics["Corr"] > 0.5
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"compile": True}], ids=["bfloat16", "compile"])
+def test_other_ways_to_run_agree(change, tmp_path):
+    "bfloat16 autocast and torch.compile give nearly the same run, and a model that loads back."
+    clips = synthetic_clips(n=(200, 60, 60), seed=0)
+    plain, other = (
+        dmsil.fit(dmsil.ModelConfig(dropout=0), clips, preset("dmsil_kappa", epochs=2, device="cpu", **c), out, progress=False)
+        for c, out in (({}, None), (change, tmp_path / "run"))
+    )
+    assert other.metrics["MAE"] == pytest.approx(plain.metrics["MAE"], rel=0.05)
+    model, _ = load_model(tmp_path / "run")
+    assert dmsil.evaluate(model, clips.test)["MAE"] == pytest.approx(other.metrics["MAE"], rel=0.02)
