@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Flat', 'Train', 'Evaluate', 'Fetch', 'table', 'main']
 
-# %% ../nbs/15_cli.ipynb #ed0f76dc
+# %% ../nbs/15_cli.ipynb #5722e062
 import json
 import sys
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .data import DataError, fetch, open_clips
+from .data import fetch, open_clips
 from .model import ModelConfig, prepare
 from .training import PRESETS, Run, TrainConfig, evaluate, fit, load_model
 
-# %% ../nbs/15_cli.ipynb #2e93132f
+# %% ../nbs/15_cli.ipynb #555ae817
 Flat = tyro.conf.OmitArgPrefixes
 
 
@@ -41,7 +41,7 @@ class Train:
         print(f"{clips.name}: {len(clips.train)} clips to train on, {len(clips.valid)} to validate, {len(clips.test)} to test; {', '.join(clips.modalities)}")
         print(table(fit(self.model, clips, self.train, self.out, self.resume)))
 
-
+# %% ../nbs/15_cli.ipynb #0eacbd1d
 @dataclass(frozen=True)
 class Evaluate:
     "Print the metrics of a saved run as JSON."
@@ -57,7 +57,7 @@ class Evaluate:
         clips = prepare(open_clips(self.data or about["clips"]["name"], clean=self.clean), model.config)
         print(json.dumps(evaluate(model, getattr(clips, self.split), clips.dataset), indent=2))
 
-
+# %% ../nbs/15_cli.ipynb #5b5c3daf
 @dataclass(frozen=True)
 class Fetch:
     "Download a corpus into the cache, checked by SHA-256."

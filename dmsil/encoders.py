@@ -64,7 +64,7 @@ def tokenize(
     pieces = _tokenizer(name)(list(texts.strings), truncation=True, max_length=longest, padding=True, return_tensors="pt")
     return Tokens(pieces["input_ids"], pieces["attention_mask"].sum(1))
 
-# %% ../nbs/07_encoders.ipynb #c7ecafc9
+# %% ../nbs/07_encoders.ipynb #b2b1ece3
 @contextmanager
 def _quiet():
     "Without the loader's own bars and tables."
@@ -80,7 +80,18 @@ def _quiet():
         if bar:
             logging.enable_progress_bar()
 
-# %% ../nbs/07_encoders.ipynb #2356120c
+
+def _bert(name: str, pretrained: bool) -> nn.Module:
+    "The network of `transformers`, with its weights or only in their shape."
+    from transformers import AutoConfig, AutoModel
+
+    where = text_weights(name)
+    with _quiet():
+        if pretrained:
+            return AutoModel.from_pretrained(where, add_pooling_layer=False)
+        return AutoModel.from_config(AutoConfig.from_pretrained(where), add_pooling_layer=False)
+
+# %% ../nbs/07_encoders.ipynb #54cf6ef2
 class TextEncoder(nn.Module):
     "A BERT-type encoder of `transformers` with one vector per sentence."
 
@@ -92,16 +103,9 @@ class TextEncoder(nn.Module):
         pretrained: bool = True,  # False builds the shape only, for weights loaded afterwards
     ):
         super().__init__()
-        from transformers import AutoConfig, AutoModel
-
         if pooling not in ("mean", "cls"):
             raise ValueError(f'pooling must be "mean" or "cls", got {pooling!r}')
-        where = text_weights(name)
-        with _quiet():
-            if pretrained:
-                self.bert = AutoModel.from_pretrained(where, add_pooling_layer=False)
-            else:
-                self.bert = AutoModel.from_config(AutoConfig.from_pretrained(where), add_pooling_layer=False)
+        self.bert = _bert(name, pretrained)
         self.pooling, self.groups, self.width = pooling, groups, self.bert.config.hidden_size
 
     def encode(self, tokens: Tokens, words: Tensor | None = None) -> Float[Tensor, "n d"]:
@@ -145,7 +149,15 @@ def embed(
     encoder.train(training)
     return Vectors(z[order.argsort()].clone())
 
-# %% ../nbs/07_encoders.ipynb #e6eca032
+# %% ../nbs/07_encoders.ipynb #fe276ea0
+def _mean_and_spread(x: Float[Tensor, "n L d"], lengths: Tensor) -> Float[Tensor, "n 2d"]:
+    real = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+    x = torch.where(real, x, 0)
+    mean = x.sum(1) / lengths[:, None]
+    square = (torch.where(real, x - mean[:, None], 0) ** 2).sum(1) / lengths[:, None]
+    return torch.cat([mean, (square + 1e-8).sqrt()], 1)
+
+# %% ../nbs/07_encoders.ipynb #d8a3f3f0
 class SequenceEncoder(nn.Module):
     "One vector per sequence: LSTM state at the true length, or pooled statistics."
 
@@ -185,14 +197,6 @@ class SequenceEncoder(nn.Module):
     ) -> Float[Tensor, "n out"]:  # one vector each
         "Encode n sequences."
         return self.project(self.state(steps))
-
-
-def _mean_and_spread(x: Float[Tensor, "n L d"], lengths: Tensor) -> Float[Tensor, "n 2d"]:
-    real = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
-    x = torch.where(real, x, 0)
-    mean = x.sum(1) / lengths[:, None]
-    square = (torch.where(real, x - mean[:, None], 0) ** 2).sum(1) / lengths[:, None]
-    return torch.cat([mean, (square + 1e-8).sqrt()], 1)
 
 # %% ../nbs/07_encoders.ipynb #8971a015
 class VectorEncoder(nn.Module):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Head', 'ModelConfig', 'prepare', 'Spec', 'specs', 'Output', 'MultimodalModel']
 
-# %% ../nbs/08_model.ipynb #468755a4
+# %% ../nbs/08_model.ipynb #ecbcc3d7
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .data import Clips, DataError, Split, Steps, Texts, Tokens, Vectors
+from .data import Clips, Split, Steps, Texts, Tokens, Vectors
 from .encoders import SequenceEncoder, TextEncoder, VectorEncoder, embed, tokenize
 
 # %% ../nbs/08_model.ipynb #24de6dbf
@@ -59,7 +59,7 @@ class ModelConfig:
         widths = {"fusion": 128, "text": 32} | self.features
         return {name: widths.get(name, 16) for name in ("fusion", *modalities)}
 
-# %% ../nbs/08_model.ipynb #ff05ccc9
+# %% ../nbs/08_model.ipynb #6a67fd66
 def prepare(
     clips: Clips,  # any source
     config: ModelConfig,  # its text encoder and whether it is frozen
@@ -67,20 +67,16 @@ def prepare(
     progress: bool = False,  # show a bar while embedding
 ) -> Clips:  # the same clips with nothing left to look up
     "Sentences become tokens or, with a frozen encoder, vectors."
-    kinds = {type(x) for x in clips.train.inputs.values()}
-    encoder = None
-    if config.frozen and kinds & {Texts, Tokens}:
-        encoder = TextEncoder(config.text, config.pooling).to(device).eval()
+    text = any(isinstance(x, (Texts, Tokens)) for x in clips.train.inputs.values())
+    encoder = TextEncoder(config.text, config.pooling).to(device) if config.frozen and text else None
 
     def ready(x):
         x = tokenize(x, config.text) if isinstance(x, Texts) else x
-        return embed(encoder, x, progress=progress) if encoder is not None and isinstance(x, Tokens) else x
+        return embed(encoder, x, progress=progress) if config.frozen and isinstance(x, Tokens) else x
 
     def split(part: Split) -> Split:
         return replace(part, inputs={name: ready(x) for name, x in part.inputs.items()})
 
-    if not kinds & {Texts, Tokens} or (kinds.isdisjoint({Texts}) and not config.frozen):
-        return clips
     return replace(clips, train=split(clips.train), valid=split(clips.valid), test=split(clips.test))
 
 # %% ../nbs/08_model.ipynb #9d84f404
@@ -105,7 +101,17 @@ class Output(NamedTuple):
     predictions: dict[str, Tensor]  # ŷ, each (n,)
     features: dict[str, Tensor]  # h, each (n, d_s)
 
-# %% ../nbs/08_model.ipynb #155bb14b
+# %% ../nbs/08_model.ipynb #0b17ab54
+def _encoder(spec: Spec, config: ModelConfig, pretrained: bool) -> nn.Module:
+    "The encoder of one modality."
+    c = config
+    if spec.kind == "tokens":
+        return TextEncoder(c.text, c.pooling, pretrained=pretrained)
+    if spec.kind == "steps":
+        return SequenceEncoder(spec.width, c.encoded, c.hidden, c.layers, c.bidirectional, c.sequence, c.dropout)
+    return VectorEncoder(spec.width, c.encoded, c.hidden, c.dropout)
+
+# %% ../nbs/08_model.ipynb #4b9da6e8
 class MultimodalModel(nn.Module):
     "Encoders, fusion, one multimodal and one head per modality (Yu et al. 2021)."
 
@@ -117,19 +123,11 @@ class MultimodalModel(nn.Module):
     ):
         super().__init__()
         self.config, self.modalities = config, tuple(specs)
-        self.encoders = nn.ModuleDict({name: self._encoder(spec, pretrained) for name, spec in specs.items()})
+        self.encoders = nn.ModuleDict({name: _encoder(spec, config, pretrained) for name, spec in specs.items()})
         widths = {name: encoder.width for name, encoder in self.encoders.items()}
         widths["fusion"] = sum(widths.values())
         dims = config.dims(specs)
         self.heads = nn.ModuleDict({name: Head(widths[name], dims[name], config.dropout) for name in dims})
-
-    def _encoder(self, spec: Spec, pretrained: bool) -> nn.Module:
-        c = self.config
-        if spec.kind == "tokens":
-            return TextEncoder(c.text, c.pooling, pretrained=pretrained)
-        if spec.kind == "steps":
-            return SequenceEncoder(spec.width, c.encoded, c.hidden, c.layers, c.bidirectional, c.sequence, c.dropout)
-        return VectorEncoder(spec.width, c.encoded, c.hidden, c.dropout)
 
     def forward(
         self,

@@ -8,20 +8,20 @@ __all__ = ['PRESETS', 'MAY_CHANGE', 'TrainConfig', 'preset', 'alignment_for', 'e
            'state_of', 'restore', 'identity', 'load_state', 'save_state', 'save_model', 'save_config', 'load_model',
            'Run', 'reference', 'fit', 'plot_history']
 
-# %% ../nbs/11_training.ipynb #17ee942a
+# %% ../nbs/11_training.ipynb #ec1f57c8
 import csv
 import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .alignment import ModalAlignment
 from .data import Clips, DataError, Split
@@ -154,7 +154,7 @@ def evaluate(
     unimodal = {name: (y_hat[name] - truth[name]).abs().mean().item() for name in truth}
     return sentiment_metrics(y_hat["fusion"], split.labels.cpu(), dataset) | {"unimodal": unimodal}
 
-# %% ../nbs/11_training.ipynb #e174c8fd
+# %% ../nbs/11_training.ipynb #3c1f4fe9
 class Trainer:
     "A run in progress: all that changes, and nothing else."
 
@@ -180,22 +180,23 @@ class Trainer:
                 clips.train.labels, dims, bound=clips.bound, mode=config.labels, neutral=config.neutral, floor=config.floor
             ).to(self.device)
         if self.alignment is not None:
-            self.alignment = self.alignment.to(self.device)
-        self.optimiser = torch.optim.AdamW(self.groups(), weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"))
+            self.alignment.to(self.device)
+        self.optimiser = torch.optim.AdamW(_rates(self), weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"))
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.epoch, self.history = 0, []
         self.best: dict[str, Any] = {"epoch": 0, "MAE": math.inf, "weights": {}}
 
-    def groups(self) -> list[dict]:
-        "Parameters by learning rate: text, other encoders, heads and projections."
-        c, text = self.config, [s for s, spec in self.specs.items() if spec.kind == "tokens"]
-        params = {"text": [], "encoders": [], "heads": list(self.model.heads.parameters())}
-        for name, encoder in self.model.encoders.items():
-            params["text" if name in text else "encoders"] += encoder.parameters()
-        if self.alignment is not None:
-            params["heads"] += self.alignment.parameters()
-        rates = {"text": c.lr_text, "encoders": c.lr_encoders, "heads": c.lr_heads}
-        return [{"params": p, "lr": rates[part], "rate": rates[part]} for part, p in params.items() if p]
+# %% ../nbs/11_training.ipynb #4e0e5331
+def _rates(run: Trainer) -> list[dict]:
+    "Parameters by learning rate: text, other encoders, heads and projections."
+    c = run.config
+    params = {"text": [], "encoders": [], "heads": list(run.model.heads.parameters())}
+    for name, encoder in run.model.encoders.items():
+        params["text" if run.specs[name].kind == "tokens" else "encoders"] += encoder.parameters()
+    if run.alignment is not None:
+        params["heads"] += run.alignment.parameters()
+    rates = {"text": c.lr_text, "encoders": c.lr_encoders, "heads": c.lr_heads}
+    return [{"params": p, "lr": rates[part], "rate": rates[part]} for part, p in params.items() if p]
 
 # %% ../nbs/11_training.ipynb #d61d20d6
 @torch.no_grad()
@@ -251,7 +252,7 @@ def train_epoch(
         raise FloatingPointError(f"epoch {run.epoch}: the loss is not finite ({', '.join(broken)}); try a lower learning rate or weight")
     return means
 
-# %% ../nbs/11_training.ipynb #22a34a09
+# %% ../nbs/11_training.ipynb #0371a3e6
 def write_atomic(
     path: Path,  # where it shall stand
     write: Callable[[Path], Any],  # writes to the path it is given
@@ -267,7 +268,7 @@ def write_atomic(
     finally:
         half.unlink(missing_ok=True)
 
-
+# %% ../nbs/11_training.ipynb #d5ee6e73
 def write_json(path: Path, value) -> None:
     "JSON that any reader accepts: what is not a finite number becomes null."
     def plain(v):
@@ -288,22 +289,26 @@ def write_csv(path: Path, rows: list[dict]) -> None:
             table.writerows(rows)
     write_atomic(path, write)
 
-# %% ../nbs/11_training.ipynb #da58c280
+# %% ../nbs/11_training.ipynb #ba010ddd
+def _parts(run: Trainer) -> dict[str, Any]:
+    "What has a state of its own."
+    parts = {name: getattr(run, name) for name in ("model", "alignment", "generator", "optimiser")}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
 def state_of(run: Trainer) -> dict[str, Any]:
     "All that the next epoch depends on."
-    parts = {"model": run.model, "alignment": run.alignment, "generator": run.generator, "optimiser": run.optimiser}
-    state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+    state = {name: part.state_dict() for name, part in _parts(run).items()}
     return state | {"epoch": run.epoch, "best": run.best, "history": run.history}
 
 
 def restore(run: Trainer, state: dict[str, Any]) -> None:
     "Put a run back to where a state was taken."
-    for name in ("model", "alignment", "generator", "optimiser"):
-        if (part := getattr(run, name)) is not None:
-            part.load_state_dict(state[name])
+    for name, part in _parts(run).items():
+        part.load_state_dict(state[name])
     run.epoch, run.best, run.history = state["epoch"], state["best"], state["history"]
 
-# %% ../nbs/11_training.ipynb #aab798ac
+# %% ../nbs/11_training.ipynb #286b33e3
 MAY_CHANGE = ("epochs", "patience", "device", "precision", "compile")
 
 
@@ -314,7 +319,7 @@ def identity(run: Trainer) -> dict[str, Any]:
             "labels": round(run.clips.train.labels.double().abs().sum().item(), 3)}
     return json.loads(json.dumps({"train": train, "model": asdict(run.model_config), "data": data, "specs": run.specs}))
 
-
+# %% ../nbs/11_training.ipynb #341fc6c4
 def load_state(run: Trainer, folder: Path) -> None:
     "Go on from the state in a folder, if it is this run's."
     path = folder / "state.pt"
@@ -335,7 +340,7 @@ def save_state(run: Trainer, folder: Path) -> None:
     state = state_of(run) | {"identity": json.dumps(identity(run))}
     write_atomic(folder / "state.pt", lambda p: torch.save(state, p))
 
-# %% ../nbs/11_training.ipynb #5935f83d
+# %% ../nbs/11_training.ipynb #95e837ac
 def save_model(run: Trainer, folder: Path) -> None:
     "The best weights and what it takes to build the model again."
     from safetensors.torch import save_file
@@ -349,7 +354,7 @@ def save_config(run: Trainer, folder: Path) -> None:
     about = {"name": run.clips.name, "dataset": run.clips.dataset, "bound": run.clips.bound}
     write_json(folder / "config.json", {"model": asdict(run.model_config), "train": asdict(run.config), "specs": run.specs, "clips": about})
 
-
+# %% ../nbs/11_training.ipynb #748f26c7
 def load_model(
     folder: str | Path,  # a run's folder
     device: str = "cpu",  # where to put it
@@ -396,7 +401,7 @@ def reference(clips: Clips) -> dict[str, float]:
     mean = (clips.test.labels - clips.train.labels.mean()).abs().mean().item()
     return {"mean_predictor_MAE": mean} | ({"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {})
 
-# %% ../nbs/11_training.ipynb #020df734
+# %% ../nbs/11_training.ipynb #a87f9d73
 def _validate(run: Trainer) -> dict[str, float]:
     "Validation metrics; remember the weights if they are the best so far."
     valid = evaluate(run.model, run.clips.valid, run.clips.dataset, run.config.precision)
@@ -421,7 +426,7 @@ def _epochs(run: Trainer, tick) -> Iterator[dict[str, float]]:
         run.history.append(row)
         yield row
 
-
+# %% ../nbs/11_training.ipynb #3c5fd838
 def _open_folder(run: Trainer, out, resume: bool) -> Path | None:
     "The folder of a run: new, or the one to go on in."
     if out is None:
@@ -438,7 +443,7 @@ def _open_folder(run: Trainer, out, resume: bool) -> Path | None:
     save_config(run, out)
     return out
 
-# %% ../nbs/11_training.ipynb #76f04c76
+# %% ../nbs/11_training.ipynb #49925b14
 def fit(
     model_config: ModelConfig,  # the network
     clips: Clips,  # the data
@@ -466,7 +471,7 @@ def fit(
                     log(row)
     return _finish(run, folder)
 
-
+# %% ../nbs/11_training.ipynb #291ff96a
 def _finish(run: Trainer, folder: Path | None) -> Run:
     "Test the best weights once, and save what a reader wants."
     run.model.load_state_dict(run.best["weights"])

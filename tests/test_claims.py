@@ -2,16 +2,13 @@
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 
+import claims
 import matplotlib
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import claims  # noqa: E402
-
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MEASURED_ELSEWHERE = {21}
 NUMBERS = sorted(set(range(1, 35)) - MEASURED_ELSEWHERE)

@@ -92,7 +92,6 @@ def test_modules_are_the_notebooks(tmp_path):
 
 
 def test_readme_is_the_index():
-    sys.path.insert(0, str(ROOT / "tools"))
     import readme
 
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme.readme()

@@ -1,47 +1,27 @@
 "Every notebook runs from top to bottom; a failure shows the cell and its traceback."
-import importlib.util
 import re
-from pathlib import Path
 
+import execute as tool
 import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = [ROOT / "index.ipynb", *sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)]
-
-spec = importlib.util.spec_from_file_location("execute", ROOT / "tools" / "execute.py")
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+NOTEBOOKS = [tool.ROOT / page for page in tool.pages()]
+every_page = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(tool.ROOT).as_posix())
 
 
-def failure(notebook, folder: Path) -> str | None:
-    "What went wrong in a notebook, or None."
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and tool.skipped(cell, tool.flags()):
-            cell.metadata["tags"] = ["skip-execution"]
-    try:
-        NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
-    except CellExecutionError as error:
-        return str(error)
-    return None
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@every_page
 def test_notebook_runs(path):
-    wrong = failure(nbformat.read(path, 4), path.parent)
-    if wrong:
+    if wrong := tool.run(nbformat.read(path, 4), path.parent):
         pytest.fail(wrong, pytrace=False)
 
 
 def test_a_broken_assert_is_seen():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 + 1 == 3, 'sum'")])
-    wrong = re.sub(r"\x1b\[[0-9;]*m", "", failure(notebook, ROOT))
+    wrong = re.sub(r"\x1b\[[0-9;]*m", "", tool.run(notebook, tool.ROOT))
     assert "AssertionError: sum" in wrong and "assert 1 + 1 == 3" in wrong
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@every_page
 def test_stored_page_is_clean(path):
     "Executed, without errors, warnings, machine paths or outsized outputs."
     notebook, text = nbformat.read(path, 4), 0
@@ -59,7 +39,7 @@ def test_stored_page_is_clean(path):
     assert text <= 60 * 1024
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@every_page
 def test_links_lead_somewhere(path):
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "markdown":

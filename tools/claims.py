@@ -55,19 +55,19 @@ def claims() -> list[dict]:
     for stated in sorted(statements(), key=lambda row: row["number"]):
         proof = proofs.get(stated["number"], {"evidence": None})
         rows.append({
-            "number": stated["number"], "title": stated["title"], "one_line": stated["title"], "evidence": proof["evidence"],
+            "number": stated["number"], "title": stated["title"], "evidence": proof["evidence"],
             "statement_notebook": stated["notebook"], "proof_notebook": PROOFS if stated["number"] in proofs else None,
         })  # fmt: skip
     return rows
 
 
-def table(base: str = "") -> str:
-    "The claims as a Markdown table; links are relative to the root, after `base`."
-    link = lambda page: f"[{Path(page).stem}]({base}{page})" if page else "–"
+def table() -> str:
+    "The claims as a Markdown table; links are relative to the root."
+    link = lambda page: f"[{Path(page).stem}]({page})" if page else "–"
     lines = ["| | claim | evidence | stated in | proof |", "|---|---|---|---|---|"]
     for row in claims():
         where = f"{link(row['statement_notebook'])} | {link(row['proof_notebook'])}"
-        lines.append(f"| P{row['number']} | {row['one_line']} | {row['evidence'] or '–'} | {where} |")
+        lines.append(f"| P{row['number']} | {row['title']} | {row['evidence'] or '–'} | {where} |")
     return "\n".join(lines)
 
 

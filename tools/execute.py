@@ -5,6 +5,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
+from claims import pages
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -32,17 +33,24 @@ def storable(output) -> bool:
     return not any(kind in output.get("data", {}) for kind in NEVER_STORED)
 
 
-def execute(path: Path) -> None:
-    "Execute one notebook in its own folder; cells behind a flag keep the outputs they have."
-    notebook, names = nbformat.read(path, 4), flags()
+def run(notebook, folder: Path) -> str | None:
+    "Run a notebook in a folder, without the cells behind a flag; what went wrong, or None."
+    names = flags()
     for cell in notebook.cells:
         if cell.cell_type == "code" and skipped(cell, names):
             cell.metadata["tags"] = ["skip-execution"]
-    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
     try:
-        client.execute()
+        NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     except CellExecutionError as error:
-        sys.exit(f"{path}: {error}")
+        return str(error)
+    return None
+
+
+def execute(path: Path) -> None:
+    "Execute one notebook in its own folder; cells behind a flag keep the outputs they have."
+    notebook = nbformat.read(path, 4)
+    if wrong := run(notebook, path.parent):
+        sys.exit(f"{path}: {wrong}")
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
@@ -53,7 +61,5 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    paths = [Path(p) for p in sys.argv[1:]] or [ROOT / "index.ipynb", *sorted((ROOT / "nbs").rglob("*.ipynb"))]
-    for path in paths:
-        if ".ipynb_checkpoints" not in path.parts:
-            execute(path)
+    for path in [Path(p) for p in sys.argv[1:]] or [ROOT / page for page in pages()]:
+        execute(path)

@@ -18,7 +18,7 @@ EPOCHS = 6
 
 
 def ridge(mirror) -> dict[str, dict]:
-    "Ridge on frozen, mean-pooled text embeddings and on each modality's statistics; strength chosen on validation."
+    "Ridge on frozen, mean-pooled text embeddings and on each modality's statistics; strength by leave-one-out on the training clips."
     import numpy as np
     from sklearn.linear_model import RidgeCV
 
@@ -49,13 +49,13 @@ def one(preset: str, seed: int, mirror, threads: int) -> dict:
     return {"preset": preset, "seed": seed, "metrics": run.metrics, "history": run.history}
 
 
-def plain(value):
-    "What JSON can hold: NaN becomes null, numbers get five digits."
+def rounded(value):
+    "Five digits are enough for a table."
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [plain(v) for v in value]
-    return (None if value != value else round(value, 5)) if isinstance(value, float) else value
+        return [rounded(v) for v in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -66,24 +66,24 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    from dmsil.training import write_json
+
     done = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
     threads = max(1, os.cpu_count() // args.workers)
     done["epochs"] = EPOCHS
     done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, no GPU, {threads} thread(s) a run, torch {torch.__version__.split('+')[0]}"
     if "baselines" not in done:
-        done["baselines"] = plain(ridge(args.mirror))
+        done["baselines"] = rounded(ridge(args.mirror))
     have = {(run["preset"], run["seed"]) for run in done["runs"]}
     todo = [(preset, seed) for seed in args.seeds for preset in PRESETS if (preset, seed) not in have]
     with ProcessPoolExecutor(args.workers) as pool:
         jobs = [pool.submit(one, preset, seed, args.mirror, threads) for preset, seed in todo]
         for i, job in enumerate(as_completed(jobs), 1):
-            run = plain(job.result())
+            run = rounded(job.result())
             done["runs"].append(run)
             done["runs"].sort(key=lambda r: (PRESETS.index(r["preset"]), r["seed"]))
             RESULT.parent.mkdir(exist_ok=True)
-            half = RESULT.with_suffix(".tmp")
-            half.write_text(json.dumps(done, indent=1) + "\n")
-            half.replace(RESULT)
+            write_json(RESULT, done)
             print(f"{i}/{len(todo)} {run['preset']} {run['seed']}: MAE {run['metrics']['MAE']}, best epoch {run['metrics']['best_epoch']}", flush=True)
 
 
