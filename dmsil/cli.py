@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Flat', 'Train', 'Evaluate', 'Fetch', 'table', 'main']
 
-# %% ../nbs/15_cli.ipynb #5722e062
+# %% ../nbs/15_cli.ipynb #eaa36c0c
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import tyro
 
 from .data import fetch, open_clips
 from .model import ModelConfig, prepare
-from .training import PRESETS, Run, TrainConfig, evaluate, fit, load_model
+from .training import Run, TrainConfig, evaluate, fit, load_model, preset
 
 # %% ../nbs/15_cli.ipynb #555ae817
 Flat = tyro.conf.OmitArgPrefixes
@@ -85,21 +86,22 @@ def table(
     where = f"saved in {run.out}" if run.out else "not saved"
     return "\n".join([*lines, others, f"best epoch {m['best_epoch']} of {m['epochs']}; {where}"])
 
-# %% ../nbs/15_cli.ipynb #4ae694f8
+# %% ../nbs/15_cli.ipynb #939b0fef
 def main(
     argv: list[str] | None = None,  # words of the command line; None: those of this process
 ) -> None:
     "dmsil train | evaluate | fetch"
     argv = sys.argv[1:] if argv is None else argv
-    name = next((b for a, b in zip(argv, argv[1:]) if a == "--preset"), "dmsil")
-    name = next((a.split("=", 1)[1] for a in argv if a.startswith("--preset=")), name)
-    start = Train(train=PRESETS.get(name, TrainConfig()))
-    command = tyro.cli(
-        Annotated[Train, tyro.conf.subcommand("train", default=start)] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")] | Annotated[Fetch, tyro.conf.subcommand("fetch")],
-        prog="dmsil", args=argv, description="Shared and private information between modalities.",
-    )
+    first = argparse.ArgumentParser(prog="dmsil", add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="dmsil")
     try:
-        command.run()
+        start = Train(train=preset(first.parse_known_args(argv)[0].preset))
+        commands = (
+            Annotated[Train, tyro.conf.subcommand("train", default=start)]
+            | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+            | Annotated[Fetch, tyro.conf.subcommand("fetch")]
+        )
+        tyro.cli(commands, prog="dmsil", args=argv, description="Shared and private information between modalities.").run()
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"dmsil: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

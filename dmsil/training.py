@@ -8,11 +8,12 @@ __all__ = ['PRESETS', 'MAY_CHANGE', 'TrainConfig', 'preset', 'alignment_for', 'e
            'state_of', 'restore', 'identity', 'load_state', 'save_state', 'save_model', 'save_config', 'load_model',
            'Run', 'reference', 'fit', 'plot_history']
 
-# %% ../nbs/11_training.ipynb #ec1f57c8
+# %% ../nbs/11_training.ipynb #c74d60b3
 import csv
 import json
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -319,14 +320,14 @@ def identity(run: Trainer) -> dict[str, Any]:
             "labels": round(run.clips.train.labels.double().abs().sum().item(), 3)}
     return json.loads(json.dumps({"train": train, "model": asdict(run.model_config), "data": data, "specs": run.specs}))
 
-# %% ../nbs/11_training.ipynb #341fc6c4
+# %% ../nbs/11_training.ipynb #6b307a08
 def load_state(run: Trainer, folder: Path) -> None:
     "Go on from the state in a folder, if it is this run's."
     path = folder / "state.pt"
     try:
         saved = torch.load(path, map_location=run.device, weights_only=True)
         was, now = json.loads(saved["identity"]), identity(run)
-    except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, KeyError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         raise DataError(f"{path}: not a readable state ({type(error).__name__}); start again in another folder") from None
     for part in now:
         for key in now[part]:

@@ -259,3 +259,22 @@ def test_other_ways_to_run_agree(change, tmp_path):
     assert other.metrics["MAE"] == pytest.approx(plain.metrics["MAE"], rel=0.05)
     model, _ = load_model(tmp_path / "run")
     assert dmsil.evaluate(model, clips.test)["MAE"] == pytest.approx(other.metrics["MAE"], rel=0.02)
+
+
+@pytest.mark.parametrize("words", [["--preset", "selfmm"], ["--preset=selfmm"]])
+def test_an_unknown_preset_is_refused(tmp_path, words):
+    "It must not train something else under that name."
+    end = dmsil_cli("train", *words, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    assert end.returncode == 2 and end.stderr.count("\n") == 1 and "selfmm" in end.stderr and "dmsil_kappa" in end.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_state_that_would_run_code_is_refused(tmp_path):
+    class Touches:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"identity": Touches()}, tmp_path / "state.pt")
+    end = dmsil_cli("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path, "--resume")
+    assert end.returncode == 2 and "state.pt: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
