@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'MAY_CHANGE', 'TrainConfig', 'preset', 'alignment_for', 'epoch_seed', 'batches', 'pick_device', 'predict',
-           'evaluate', 'Trainer', 'forward_backward', 'train_epoch', 'write_atomic', 'write_json', 'write_csv',
-           'state_of', 'restore', 'identity', 'load_state', 'save_state', 'save_model', 'save_config', 'load_model',
-           'Run', 'reference', 'fit', 'plot_history']
+           'evaluate', 'initial_model', 'Trainer', 'forward_backward', 'train_epoch', 'write_atomic', 'write_json',
+           'write_csv', 'state_of', 'restore', 'identity', 'load_state', 'save_state', 'save_model', 'save_config',
+           'load_model', 'Run', 'reference', 'fit', 'plot_history']
 
 # %% ../nbs/11_training.ipynb #c74d60b3
 import csv
@@ -156,6 +156,16 @@ def evaluate(
     return sentiment_metrics(y_hat["fusion"], split.labels.cpu(), dataset) | {"unimodal": unimodal}
 
 # %% ../nbs/11_training.ipynb #3c1f4fe9
+def initial_model(
+    config: ModelConfig,  # the network
+    specs: dict[str, Spec],  # its modalities, from `specs(clips)`
+    seed: int,  # of the run
+) -> MultimodalModel:  # on the CPU
+    "The model of a seed before its first step; the global random state is that of the seed from here on."
+    torch.manual_seed(epoch_seed(seed, 0))
+    return MultimodalModel(config, specs)
+
+# %% ../nbs/11_training.ipynb #3397f5e2
 class Trainer:
     "A run in progress: all that changes, and nothing else."
 
@@ -169,11 +179,10 @@ class Trainer:
         self.config, self.model_config, self.device = config, model_config, pick_device(config.device)
         if len(clips.train) < 4:
             raise DataError(f"{clips.name}: train: {len(clips.train)} clips, expected at least 4")
-        torch.manual_seed(epoch_seed(config.seed, 0))
         self.clips = prepare(clips, model_config, self.device, progress).to(self.device)
         self.specs = specs(self.clips)
         dims = model_config.dims(self.specs)
-        self.model = MultimodalModel(model_config, self.specs).to(self.device)
+        self.model = initial_model(model_config, self.specs, config.seed).to(self.device)
         self.alignment = alignment_for(config, list(self.specs), dims)
         self.generator = None
         if config.labels != "none":
@@ -387,10 +396,13 @@ class Run:
     model_config: ModelConfig
     out: Path | None = None  # where it was saved
 
-    def features(self, part: str = "test") -> tuple[dict[str, Tensor], Tensor]:
-        "Features by modality and multimodal labels of a split, on the CPU."
-        split = getattr(self.clips, part)
-        return predict(self.model, split)[1], split.labels.cpu()
+    def features(self, part: str = "test", trained: bool = True) -> tuple[dict[str, Tensor], Tensor]:
+        "Features by modality and multimodal labels of a split, on the CPU; or the features as they were before the first step."
+        split, model, device = getattr(self.clips, part), self.model, next(self.model.parameters()).device
+        if not trained:
+            with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+                model = initial_model(self.model_config, specs(self.clips), self.config.seed).to(device)
+        return predict(model, split)[1], split.labels.cpu()
 
     def plot(self):
         "Validation MAE and the terms of the loss over epochs."

@@ -3,16 +3,19 @@ import copyreg
 import csv
 import gc
 import http.server
+import io
 import os
 import pickle
 import re
 import struct
 import sys
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -30,6 +33,7 @@ from dmsil.data import (
     Vectors,
     fetch,
     load_clips,
+    load_mmmo,
     load_mosi,
     open_clips,
     synthetic_clips,
@@ -355,7 +359,7 @@ WRONG = {
     "audio 0-d": (to("train", "audio", lambda x: np.array(1.0)), "train.audio: found a "),
     "no steps": (to("train", "audio", lambda x: x[:, :0]), "train.audio: found shape (9, 0, 2)"),
     "no features": (to("train", "vision", lambda x: x[:, :, :0]), "train.vision: found shape (9, 8, 0)"),
-    "rows": (to("test", "vision", lambda x: x[1:]), "test.vision: found 4 rows; expected 5, as in regression_labels"),
+    "rows": (to("test", "vision", lambda x: x[1:]), "test.vision: found 4 rows; expected 5, one for each label"),
     "rows of ids": (to("test", "id", lambda x: x[1:]), "test.id: found 4 rows"),
     "rows of tokens": (to("test", "text_bert", lambda x: x[1:]), "test.text_bert: found 4 rows"),
     "rows of lengths": (to("test", "vision_lengths", lambda x: x[1:]), "test.vision_lengths: found 4 rows"),
@@ -639,7 +643,277 @@ def test_no_mirror_there(tmp_path):
     with pytest.raises(DataError, match="iemocap: found no such corpus; expected mosi"): fetch("iemocap")
 
 
+# ICT-MMMO
+
+def reviews(sizes=(9, 4, 5), L=5, seed=0) -> dict:
+    "A small npz in the layout of ICT-MMMO: padded in front and behind, steps without a face, one −255."
+    rng, table = np.random.default_rng(seed), {}
+    for name, n in zip(("train", "valid", "test"), sizes, strict=True):
+        first, last = rng.integers(0, 2, (n, 1)), rng.integers(4, L + 1, (n, 1))
+        inside = ((np.arange(L) >= first) & (np.arange(L) < last))[..., None]
+        face = rng.random((n, L, 1)) > 0.3
+        face[np.arange(n), first[:, 0]] = True
+        table[f"audio_{name}"] = (rng.normal(3, 2, (n, L, 3)) * inside).astype(np.float32)
+        table[f"vision_{name}"] = (rng.normal(-1, 5, (n, L, 2)) * inside * face).astype(np.float32)
+        table[f"label_{name}"] = rng.integers(2, 11, n).astype(np.float32) / 2
+    table["text_valid"], table["text_test"] = np.zeros((4, L, 7)), np.zeros((5, L, 7))
+    table["audio_train"][2, 2, 1] = -255
+    return table
+
+
+def saved(folder, table, write=np.savez):
+    path = folder / "own.npz"
+    write(path, **table) if isinstance(table, dict) else path.write_bytes(table)
+    return path
+
+
+def turned_away(path, *words, **options) -> str:
+    "The one line that an npz is refused with."
+    with pytest.raises(DataError) as caught: load_mmmo(path, **options)
+    line = str(caught.value)
+    assert line.startswith(f"{path.name}: ") and "; expected " in line and line.isprintable() and len(line) < 600, line
+    for word in words: assert word in line, line
+    return line
+
+
+def again(table) -> dict:
+    "What the loader should find, clip by clip and value by value, in plain loops."
+    clips, seen = {}, {s: [[] for _ in range(table[f"{s}_train"].shape[2])] for s in ("audio", "vision")}
+    for name in ("train", "valid", "test"):
+        audio, vision = table[f"audio_{name}"].astype(np.float64), table[f"vision_{name}"].astype(np.float64)
+        for row in range(len(audio)):
+            full = [t for t in range(audio.shape[1]) if audio[row, t].any() or vision[row, t].any()]
+            steps = range(full[0], full[-1] + 1)
+            for s, x in (("audio", audio), ("vision", vision)):
+                clips[name, row, s] = [[v if x[row, t].any() and v != -255 else None for v in x[row, t].tolist()] for t in steps]
+                for step in clips[name, row, s] if name == "train" else ():
+                    for j, v in enumerate(step): seen[s][j] += [] if v is None else [v]
+    scale = {s: [(np.mean(v), np.std(v)) for v in columns] for s, columns in seen.items()}
+    return {key: [[0.0 if v is None else min(max((v - mean) / std, -5), 5) for v, (mean, std) in zip(step, scale[key[2]], strict=True)]
+                  for step in steps] for key, steps in clips.items()}
+
+
+def same(clips, table):
+    for (name, row, s), steps in again(table).items():
+        x = clips.splits[name].inputs[s]
+        assert x.lengths[row] == len(steps) and (x.values[row, len(steps):] == 0).all()
+        assert np.abs(x.values[row, :len(steps)].numpy() - steps).max() < 2e-5
+    for name, split in clips.splits.items(): assert np.array_equal(split.labels.numpy(), table[f"label_{name}"] - 3)
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("seed", range(4))
+def test_reviews(tmp_path, write, seed):
+    table = reviews(seed=seed)
+    clips = load_mmmo(saved(tmp_path, table, write))
+    same(clips, table)
+    assert (clips.name, clips.dataset, clips.bound, clips.modalities) == ("mmmo", "mosi", 2.0, ("audio", "vision"))
+    assert clips.notes[0] == "audio: −255 counts as missing (1 of 270 values)" and "text: left out, train has none" in clips.notes
+    assert clips.test.ids == tuple(f"test_{row}" for row in range(5)) and clips.train.inputs["audio"].values.dtype == torch.float32
+
+
+def test_reviews_in_other_clothes(tmp_path):
+    table = reviews()
+    for change in (lambda x: x.astype(">f8"), np.asfortranarray, lambda x: x.astype(np.float64)):
+        same(load_mmmo(saved(tmp_path, {key: change(x) for key, x in table.items()})), table)
+
+
+def test_minus_255_does_not_become_the_scale(tmp_path):
+    table = reviews(sizes=(60, 4, 5))
+    clean = load_mmmo(saved(tmp_path, table)).train.inputs["audio"].values
+    table["audio_train"][3:30, 2, 1] = -255
+    torn = load_mmmo(saved(tmp_path, table)).train.inputs["audio"].values
+    assert (torn[3:30, 2 - 1 : 3, 1] == 0).any() and 0.7 < torn[30:, :, 1].std() / clean[30:, :, 1].std() < 1.4
+
+
+def test_a_clip_of_nothing_and_a_column_that_never_moves(tmp_path):
+    table = reviews()
+    for s in ("audio", "vision"): table[f"{s}_valid"][1] = 0
+    for name in ("train", "valid", "test"): table[f"vision_{name}"][..., 1] = np.where(table[f"vision_{name}"][..., 0] != 0, 7, 0)
+    table["vision_test"][..., 1] *= 2
+    clips = load_mmmo(saved(tmp_path, table))
+    assert clips.valid.inputs["audio"].lengths[1] == 1 and (clips.valid.inputs["vision"].values[1] == 0).all()
+    assert all((split.inputs["vision"].values[..., 1] == 0).all() for split in clips.splits.values())
+
+
+def without(key): return lambda table: table.pop(key)
+def having(key, change): return lambda table: table.update({key: change(table[key])})
+def setting(key, index, value): return lambda table: table[key].__setitem__(index, value)
+
+
+NOT_REVIEWS = {
+    **{f"no {s}_{name}": (without(f"{s}_{name}"), f"{name}.{s}: found no such array among ")
+       for s, name in (("label", "train"), ("audio", "valid"), ("vision", "test"))},
+    "rows": (having("vision_test", lambda x: x[1:]), "test.vision: found 4 rows; expected 5, one for each label"),
+    "steps": (having("vision_valid", lambda x: x[:, 1:]), "valid.vision: found 4 steps; expected 5, as in audio"),
+    "features": (having("audio_test", lambda x: x[..., 1:]), "test.audio: found 2 features; expected 3, as in train"),
+    "flat": (having("audio_train", lambda x: x[:, 0]), "train.audio: found shape (9, 3); expected (n, L, d)"),
+    "deep": (having("audio_train", lambda x: x[None]), "train.audio: found 1 rows"),
+    "labels in a table": (having("label_train", lambda y: np.stack([y, y], 1)), "train.label: found shape (9, 2); expected (n,)"),
+    "no dimension": (having("label_train", lambda y: np.float32(1)), "train.label: found a "),
+    "no rows": (having("label_valid", lambda y: y[:0]), "valid.label: found 0 rows; expected at least one clip"),
+    "no steps": (having("audio_valid", lambda x: x[:, :0]), "valid.audio: found shape (4, 0, 3); expected at least one step"),
+    "NaN": (setting("audio_valid", (3, 1), np.nan),
+        "valid.audio: found 3 NaN among 60 values, first in row 3; expected finite numbers (clean=True"),
+    "inf": (setting("vision_test", (0, 2, 1), -np.inf), "test.vision: found 1 −inf among 50 values, first in row 0"),
+    "NaN label": (setting("label_test", 2, np.nan), "test.label: found 1 NaN among 5 values, first in row 2; expected a finite label"),
+    "label below": (setting("label_test", 2, 0.5), "test.label: found 0.5 in row 2; expected labels from 1 to 5"),
+    "label above": (setting("label_train", 8, 5.5), "train.label: found 5.5 in row 8; expected labels from 1 to 5"),
+    "words": (having("audio_train", lambda x: x.astype("U5")), "train.audio: found dtype <U5; expected numbers"),
+    "truths": (having("audio_train", lambda x: x > 0), "train.audio: found dtype bool; expected numbers"),
+    "complex": (having("audio_train", lambda x: x.astype(complex)), "train.audio: found dtype 'c16'"),
+    "objects": (having("label_train", lambda y: y.astype(object)), "train.label: found an array of objects; expected numbers"),
+    "structured": (having("label_train", lambda y: y.astype([("y", "<f4")])), "train.label: found dtype 'V4'"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_REVIEWS)
+def test_finding_in_reviews(tmp_path, name):
+    damage, words = NOT_REVIEWS[name]
+    table = reviews()
+    damage(table)
+    path = saved(tmp_path, table)
+    turned_away(path, words)
+    if name not in ("NaN", "inf"): turned_away(path, words, clean=True)
+
+
+def test_cleaned_reviews(tmp_path):
+    table = reviews()
+    for name in ("NaN", "inf"): NOT_REVIEWS[name][0](table)
+    clips = load_mmmo(saved(tmp_path, table), clean=True)
+    assert clips.notes[:2] == ("valid.audio: 3 NaN among 60 values, first in row 3: sets them to 0",
+                               "test.vision: 1 −inf among 50 values, first in row 0: sets them to 0")
+    table["audio_valid"][3, 1], table["vision_test"][0, 2, 1] = 0, 0
+    same(clips, table)
+
+
+def zipped(members: dict[str, bytes], folder, kind=zipfile.ZIP_DEFLATED):
+    table = reviews()
+    with zipfile.ZipFile(folder / "own.npz", "w", kind) as archive:
+        for key, x in table.items():
+            raw = io.BytesIO()
+            np.save(raw, x)
+            archive.writestr(f"{key}.npy", members.get(key, raw.getvalue()))
+    return folder / "own.npz"
+
+
+def npy(header: str, body=b"", version=b"\x01\x00") -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H" if version[0] == 1 else "<I", len(text)) + text + body
+
+
+LIARS = {
+    "huge shape": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}", b"1234"),
+                   "shape (1099511627776,), which needs 4398046511104 bytes, over 4"),
+    "many dimensions": (npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(2,) * 90}}}", b"1234"), "which needs"),
+    "short": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (9,)}", b"1234"), "needs 36 bytes, over 4"),
+    "long": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"12345678"), "needs 4 bytes, over 8"),
+    "negative": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", b"1234"), "shape (-1,)"),
+    "no width": (npy("{'descr': '<U0', 'fortran_order': False, 'shape': (1099511627776,)}"), "dtype"),
+    "objects": (npy("{'descr': '|O', 'fortran_order': False, 'shape': (9,)}", b"cos\nsystem\n(Vtrue\ntR."), "an array of objects"),
+    "code for a header": (npy("__import__('os').mkdir('it-ran')"), "damaged npz"),
+    "format 3": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"1234", b"\x03\x00"), "npy format (3, 0)"),
+    "format 2": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"1234", b"\x02\x00"),
+        "label: found 1.669e-07 in row 0; expected labels from 1 to 5"),
+    "no npy": (b"not an array", "damaged npz"), "nothing": (b"", "damaged npz"),
+    "a bomb": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (100000000,)}", bytes(400_000_000)), "400000"),
+}
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_arrays_that_lie(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    body, words = LIARS[name]
+    path = zipped({"label_train": body}, tmp_path)
+    tracemalloc.start()
+    try:
+        line = turned_away(path, "own.npz: train.")
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally: tracemalloc.stop()
+    assert words in line, line
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_directory_that_lies(tmp_path):
+    "The zip says that an array is far larger, or smaller, than it is."
+    path = zipped({}, tmp_path, zipfile.ZIP_STORED)
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    def lying(size): return saved(tmp_path, whole[:entry + 24] + struct.pack("<I", size) + whole[entry + 28:])
+    turned_away(lying(2**31), "train.audio: found 2147483648 bytes; expected at most 268435456")
+    turned_away(lying(40), "train.audio: found a damaged npz")
+    same(load_mmmo(lying(2**28)), reviews()) # what counts is what is there
+
+
+def test_reviews_cut_anywhere(tmp_path):
+    whole = zipped({}, tmp_path).read_bytes()
+    for end in sorted({0, 1, 4, len(whole) - 1} | set(np.random.default_rng(0).integers(0, len(whole), 60).tolist())):
+        turned_away(saved(tmp_path, whole[:end]), "damaged npz")
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.filterwarnings("error")
+def test_flipped_bits_of_reviews(tmp_path, kind):
+    whole, rng, read, first = zipped({}, tmp_path, kind).read_bytes(), np.random.default_rng(1), 0, load_mmmo(tmp_path / "own.npz")
+    for at_, bit in zip(rng.integers(0, len(whole), 250), rng.integers(0, 8, 250), strict=True):
+        damaged = bytearray(whole)
+        damaged[at_] ^= 1 << bit
+        try: clips = load_mmmo(saved(tmp_path, bytes(damaged)))
+        except DataError as error: assert str(error).startswith("own.npz: ") and str(error).isprintable()
+        else:
+            read += 1
+            for name, split in clips.splits.items():
+                assert torch.equal(split.labels, first.splits[name].labels)
+                for s, x in split.inputs.items(): assert torch.equal(x.values, first.splits[name].inputs[s].values)
+    assert 0 < read < 200 # flips in dates, attributes and the text that isn't read
+
+
+NO_ZIPS = [b"", b"\x00" * 100, b"PK\x03\x04", b"not a zip\n", pickle.dumps({"train": {}}), b"PK\x05\x06" + bytes(18)]
+
+
+@pytest.mark.parametrize("content", NO_ZIPS)
+def test_no_npz_at_all(tmp_path, content): turned_away(saved(tmp_path, content))
+
+
+def test_no_npz_there(tmp_path):
+    turned_away(tmp_path / "none.npz", "No such file")
+    turned_away(tmp_path, "readable file")
+
+
+@pytest.fixture(scope="module")
+def mmmo_file():
+    path = SHARED / "mmmo" / "features.npz"
+    if not path.is_file(): pytest.skip(f"needs the real data in {path.parent.relative_to(SHARED.parents[1])}")
+    return path
+
+
+def test_mmmo(mmmo_file):
+    with np.load(mmmo_file, allow_pickle=False) as archive: table = dict(archive)
+    clips = load_mmmo(mmmo_file)
+    same(clips, table)
+    assert [len(split) for split in clips.splits.values()] == [220, 40, 80]
+    assert [x.values.shape[2] for x in clips.train.inputs.values()] == [74, 36]
+    assert clips.notes[0] == "audio: −255 counts as missing (16 of 503200 values)"
+    for split in clips.splits.values():
+        audio, vision = split.inputs["audio"], split.inputs["vision"]
+        assert torch.equal(audio.lengths, vision.lengths) and audio.lengths.min() >= 2 and audio.lengths.max() == 20
+        assert split.labels.abs().max() == 2 and set((2 * split.labels).tolist()) <= set(range(-4, 5))
+        assert max(audio.values.abs().max(), vision.values.abs().max()) <= 5
+    assert len({x.numpy().tobytes() for split in clips.splits.values() for x in split.inputs["audio"].values}) == 340, "a clip stands twice"
+
+
+def test_mmmo_voice_tells_something(mmmo_file):
+    from sklearn.linear_model import Ridge
+    clips = load_mmmo(mmmo_file)
+    def summary(x): return np.array([np.r_[v[:k].mean(0), v[:k].std(0)] for v, k in zip(x.values.numpy(), x.lengths, strict=True)])
+    found = {s: np.corrcoef(Ridge(1000).fit(summary(clips.train.inputs[s]), clips.train.labels).predict(summary(clips.test.inputs[s])),
+                            clips.test.labels)[0, 1] for s in clips.modalities}
+    assert 0.25 < found["audio"] < 0.5 and found["vision"] < 0.25
+
+
 def test_one_door(tmp_path):
+    assert open_clips(str(saved(tmp_path, reviews())), clean=True).name == "mmmo" == open_clips(saved(tmp_path, reviews())).name
+    with pytest.raises(DataError, match="none.npz: found No such file"): open_clips(tmp_path / "none.npz")
     table = corpus()
     at("valid", "audio", (3, 1, 0), np.nan)(table)
     path = written(tmp_path, table)

@@ -2,6 +2,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from dmsil.synthetic import Simulation, SyntheticConfig, bayes_prediction, label_information, label_split, pair_correlation
+from dmsil.synthetic import (
+    Simulation,
+    SyntheticConfig,
+    bayes_prediction,
+    label_information,
+    label_split,
+    pair_correlation,
+    truth,
+    with_discord,
+)
 
 
 class Loadings:
@@ -66,10 +76,13 @@ def configs(draw):
     nats = st.floats(0, 2.5).map(lambda x: round(x, 3))
     pairs = draw(st.lists(st.sampled_from([p for p in combinations(names, 2)]), max_size=4, unique=True))
     pairs = {tuple(draw(st.permutations(pair))): draw(nats) for pair in pairs}
-    width = st.integers(1, 4)
+    width, extra = st.integers(1, 4), st.integers(0, 9)
+    k_common, k_pair, k_private = draw(width), draw(width), draw(width)
+    least = {s: k_common + k_private + k_pair * sum(s in pair for pair in pairs) for s in names}
     return SyntheticConfig(
-        dims={s: 40 + i for i, s in enumerate(names)}, omega={s: draw(st.floats(0.1, 2)) for s in names}, common=draw(nats), pairs=pairs,
-        k_common=draw(width), k_pair=draw(width), k_private=draw(width), eta=draw(st.floats(0, 1)), nonlinear=draw(st.booleans()),
+        dims={s: k + draw(extra) for s, k in least.items()}, omega={s: draw(st.floats(0.1, 2)) for s in names},
+        common=draw(nats), pairs=pairs,
+        k_common=k_common, k_pair=k_pair, k_private=k_private, eta=draw(st.floats(0, 1)), nonlinear=draw(st.booleans()),
     )
 
 
@@ -213,6 +226,115 @@ def test_the_split_adds_up(config):
         assert min(parts) >= -1e-12 and min(split.unique.values()) == 0
         assert sum(parts) == pytest.approx(label_information(world, a, b), abs=1e-9)
         for s in (a, b): assert split.redundant + split.unique[s] == pytest.approx(label_information(world, s), abs=1e-12)
+
+
+def groups(names):
+    "Every two disjoint groups of at least one name."
+    for j in range(1, len(names)):
+        for a in combinations(names, j):
+            rest = [s for s in names if s not in a]
+            for k in range(1, len(rest) + 1):
+                for b in combinations(rest, k): yield a, b
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs().filter(lambda c: 0.05 < c.eta < 0.95))
+def test_groups_know_what_the_determinants_say(config):
+    world, independent = Simulation(config), Loadings(config)
+    def nats(names): return -math.log(independent.variance(independent.y_m, *names)) / 2
+    for a, b in groups(world.names):
+        split = label_split(world, a, b)
+        assert split.redundant == pytest.approx(min(nats(a), nats(b)), abs=1e-7)
+        assert set(split.unique) == {a, b}
+        for side in (a, b): assert split.unique[side] == pytest.approx(nats(side) - min(nats(a), nats(b)), abs=1e-7)
+        assert split.synergistic == pytest.approx(nats(a + b) - max(nats(a), nats(b)), abs=1e-7)
+        assert label_split(world, b, a).synergistic == split.synergistic
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs())
+def test_the_truth_is_what_the_determinants_say(config):
+    world, independent = Simulation(config), Loadings(config)
+    found = truth(world)
+    assert list(found.pairs) == list(found.given_others) == list(combinations(world.names, 2)) and tuple(found.labels) == world.names
+    for (a, b), nats in found.pairs.items():
+        others = [s for s in world.names if s not in (a, b)]
+        assert nats == pytest.approx(independent.nats(a, b), abs=1e-8)
+        assert found.given_others[a, b] == pytest.approx(independent.nats(a, b, *others), abs=1e-8)
+    for s, split in found.labels.items():
+        assert split == label_split(world, s, tuple(o for o in world.names if o != s)) and s in split.unique
+
+
+def test_a_side_may_be_a_group_and_never_both():
+    world = Simulation()
+    one, group = label_split(world, "text", "audio"), label_split(world, ("text",), ("audio",))
+    assert one[::2] == group[::2] and list(one.unique.values()) == list(group.unique.values())
+    assert list(group.unique) == [("text",), ("audio",)]
+    nobody = label_split(world, "text", ())
+    assert nobody.redundant == nobody.synergistic == nobody.unique[()] == 0
+    assert nobody.unique["text"] == label_information(world, "text")
+    wrong = sum(label_information(world, s) for s in ("audio", "vision"))   # members added up: the common block is counted twice
+    split = label_split(world, "text", ("audio", "vision"))
+    assert split.redundant + split.unique["audio", "vision"] < wrong - 0.2
+    for a, b in (("text", "text"), ("text", ("audio", "text")), (("audio", "audio"), "text")):
+        with pytest.raises(ValueError, match="named twice"): label_split(world, a, b)
+    with pytest.raises(ValueError, match="unknown modality 'smell'"): label_split(world, "text", ("audio", "smell"))
+
+
+def test_a_modality_without_weight_adds_nothing_even_where_all_is_known():
+    world = Simulation(SyntheticConfig(eta=1.0, omega={"text": 1.0, "audio": 1.0, "vision": 0.0}))
+    assert label_split(world, "vision", ("text", "audio")).synergistic == 0
+    assert truth(world).labels["text"].synergistic == math.inf
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs(), st.floats(0, 1), st.booleans())
+def test_any_conflict_within_reach_is_reached(config, share, mean):
+    name = None if mean else next(iter(config.dims))
+    names = list(config.dims) if mean else [name]
+    def p(eta): # counted from the loadings
+        rows = Loadings(replace(config, eta=eta))
+        return float(np.mean([math.acos(max(-1, min(1, rows.y[s] @ rows.y_m))) / math.pi for s in names]))
+    top = max(p(eta) for eta in np.linspace(0, 1, 41))
+    found = with_discord(config, share * top, name)
+    assert p(found.eta) == pytest.approx(share * top, abs=2e-7)
+    assert replace(found, eta=config.eta) == config
+    below = [p(eta) for eta in np.linspace(0, found.eta, 12)[:-1]]
+    assert not below or max(below) <= share * top + 2e-7, "a smaller eta would do"
+
+
+def test_the_top_may_lie_between():
+    heavy = SyntheticConfig(dims=dict.fromkeys("abcdefgh", 16), omega={**dict.fromkeys("abcdefgh", 1.0), "a": 10.0}, pairs={})
+    def p(eta): return Simulation(replace(heavy, eta=eta)).sign_discord("a")
+    assert p(0.7) > p(1.0) + 0.01
+    found = with_discord(heavy, p(1.0), "a")
+    assert found.eta < 0.7 and p(found.eta) == pytest.approx(p(1.0), abs=1e-12)
+
+
+def test_conflict_is_counted_in_a_sample():
+    for name, share in ((None, 0.2), ("vision", 0.35), ("text", 0.05)):
+        world, n = Simulation(with_discord(SyntheticConfig(), share, name)), 100_000
+        sample = world.sample(n, seed=8)
+        differ = torch.stack([sample.y[s] * sample.y_m < 0 for s in ([name] if name else world.names)]).double().mean(0)
+        assert abs(differ.mean().item() - share) < 4 * differ.std().item() / math.sqrt(n)
+
+
+def test_conflict_out_of_reach_is_refused_with_the_range():
+    config = SyntheticConfig()
+    for share in (0.32, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"differ in 0.000 to 0.311 of the clips on average over modalities, asked for {share}"):
+            with_discord(config, share)
+    with pytest.raises(ValueError, match="0.000 to 0.395 of the clips for vision, asked for 0.4"): with_discord(config, 0.4, "vision")
+    with pytest.raises(ValueError, match="unknown modality 'smell'"): with_discord(config, 0.1, "smell")
+    cancelling = SyntheticConfig(omega={"text": 1.0, "audio": -0.5, "vision": -0.5})
+    with pytest.raises(ValueError, match="differ in 0.196 to 0.500 of the clips for text"): with_discord(cancelling, 0.1, "text")
+    assert Simulation(with_discord(cancelling, 0.4, "text")).sign_discord("text") == pytest.approx(0.4, abs=1e-9)
+
+
+def test_very_much_shared_information_is_still_a_number():
+    world = Simulation(SyntheticConfig(common=100.0))
+    assert world.information("text", "audio") == 101 and world.information("text", "vision") == 100
+    assert math.isfinite(world.conditional_information("text", "vision", "audio"))
 
 
 @pytest.mark.parametrize("change, words", [
