@@ -12,6 +12,7 @@ _HOME = {
     "model": ("ModelConfig", "MultimodalModel"),
     "objective": ("multitask_loss",),
     "metrics": ("sentiment_metrics",),
+    "information": ("information_report",),
     "training": ("Run", "TrainConfig", "evaluate", "fit", "load_model", "predict", "preset"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -66,7 +66,7 @@ def _white(
     "Features with mean 0 and covariance I on the clips that were fitted on."
     X = D.double() - D[fit].double().mean(0)
     scale = X[fit].square().mean(0).sqrt()
-    X = X / torch.where(scale > 1e-9 * scale.max(), scale, math.inf)
+    X = X / torch.where(scale > 1e-9 * D[fit].double().abs().amax(0), scale, math.inf)
     L, V = torch.linalg.eigh(X[fit].T @ X[fit] / (len(fit) - 1))
     varies, most = L > 1e-8 * L[-1].clamp(min=1e-300), max(1, len(fit) // 8)
     L, V = L[varies], V[:, varies]
@@ -133,10 +133,10 @@ def _interval(x: Float[Tensor, " r"], low: float = -math.inf, high: float = math
     ends = torch.quantile(x, torch.tensor([0.025, 0.975], dtype=x.dtype)).clamp(low, high)
     return tuple(ends.tolist())
 
-def _null95(x: Float[Tensor, "r *k"], seen: Tensor) -> Tensor:
-    "The 95th percentile of a null, in which what was seen counts as one draw; not a number where there is none."
-    if not x.numel(): return torch.full_like(seen, math.nan)
-    return torch.quantile(torch.cat([x, seen[None]]), 0.95, dim=0, interpolation="higher")
+def _null95(x: Float[Tensor, "r *k"]) -> Float[Tensor, "*k"]:
+    "What at most 5 % of the null exceed, the estimate itself counted as one draw; not a number where there is no null."
+    if not len(x): return torch.full(x.shape[1:], math.nan, dtype=x.dtype)
+    return x.sort(0).values[math.ceil(0.95 * (len(x) + 1)) - 1]
 
 # %% ../nbs/12_information.ipynb #28fc0c5b
 def _kappa_null(D_a: Tensor, D_b: Tensor, deal: _Deal, times: int) -> Float[Tensor, " r"]:
@@ -151,7 +151,7 @@ def _kappa_null(D_a: Tensor, D_b: Tensor, deal: _Deal, times: int) -> Float[Tens
         found.append((overlap + a.sum() * b.sum() / ((n - 1) * (n - 2))) / scale)
     return torch.cat(found) if found else torch.empty(0, dtype=torch.double)
 
-def _kappa_halves(D_a: Tensor, D_b: Tensor, deal: _Deal, times: int = 100) -> Float[Tensor, " r"]:
+def _kappa_halves(D_a: Tensor, D_b: Tensor, deal: _Deal, times: int) -> Float[Tensor, " r"]:
     "Kappa of random halves of the groups, moved to have the mean of the whole."
     g, G, found = deal.generator(3), len(deal.count), []
     for _ in range(times):
@@ -226,17 +226,18 @@ def _pair(white, cut, D, deal: _Resampled, a: str, b: str, permutations: int, ma
     "Every reading of one pair."
     read = _reading(white[a], white[b], deal, permutations)
     shared, interval = read.i.mean(), _interval(deal.means(read.i), 0)
-    null95, rho = _null95(read.null, shared).item(), _correlation(read.moments.sum(1))
+    null95, rho = _null95(read.null).item(), _correlation(read.moments.sum(1))
     resampled = _correlation(torch.stack([deal.sums(m) for m in read.moments]))
     kappa_ab, kappa_null = kappa(D[a].double(), D[b].double()), _kappa_null(D[a], D[b], deal, permutations)
     shared = max(shared.item(), 0.0)
-    return Pair(shared, null95, interval, verdict(shared, null95, interval, margin), kappa_ab.item(), _null95(kappa_null, kappa_ab).item(),
-                _interval(_kappa_halves(D[a], D[b], deal), -1, 1), tuple(rho.tolist()), tuple(_null95(_correlation(read.null_moments), rho).tolist()),
+    return Pair(shared, null95, interval, verdict(shared, null95, interval, margin), kappa_ab.item(), _null95(kappa_null).item(),
+                _interval(_kappa_halves(D[a], D[b], deal, max(20, len(deal.times) // 10)), -1, 1), tuple(rho.tolist()), tuple(_null95(_correlation(read.null_moments)).tolist()),
                 tuple(_interval(r, -1, 1) for r in resampled.T), cut[a] or cut[b], read.i)
 
 # %% ../nbs/12_information.ipynb #1f6232bc
-def _checked(features: dict, n: int, groups, folds: int) -> dict[str, Tensor]:
+def _checked(features: dict, n: int, groups, folds: int, permutations: int) -> dict[str, Tensor]:
     "The features by name, or a ValueError that says what is wrong with them."
+    if 0 < permutations < 19: raise ValueError(f"permutations need to be 0 or at least 19 for a 95 % null, got {permutations}")
     features = {s: D if isinstance(D, Tensor) else torch.as_tensor(D) for s, D in features.items() if s != "fusion"}
     if len(features) < 2: raise ValueError(f"a verdict needs at least two modalities beside the fusion, got {', '.join(features) or 'none'}")
     for s, D in features.items():
@@ -258,14 +259,14 @@ def pair_information(
     D_a: Float[Tensor, "n d_a"],  # held-out features of one modality
     D_b: Float[Tensor, "n d_b"],  # of the other, the same clips
     groups=None,  # a speaker or video for each clip: these are fitted, shuffled and resampled together; None: each clip by itself
-    permutations: int = 200,  # shuffles for the null; 0: no null
+    permutations: int = 200,  # shuffles for the null, 19 or more; 0: no null
     resamples: int = 1000,  # for the interval
     folds: int = 5,  # to fit on all but one, to read on that one
     margin: float = MARGIN,  # nats below which a pair is private
     seed: int = 0,  # of folds, shuffles and resamples
 ) -> Pair:
     "What one pair has in common: nats, κ, canonical correlations, each with null and interval, and a verdict."
-    features = _checked({"a": D_a, "b": D_b}, len(D_a), groups, folds)
+    features = _checked({"a": D_a, "b": D_b}, len(D_a), groups, folds, permutations)
     deal = _Resampled(len(D_a), groups, folds, resamples, seed)
     return _pair(*_whitened(features, deal), features, deal, "a", "b", permutations, margin)
 
@@ -434,7 +435,7 @@ def information_report(
     labels: Float[Tensor, " n"],  # y_m
     groups=None,  # a speaker or video for each clip; None: each clip by itself
     before: dict[str, Float[Tensor, "n d_s"]] | None = None,  # features of the same clips to compare with
-    permutations: int = 200,  # shuffles for the null
+    permutations: int = 200,  # shuffles for the null, 19 or more; 0: no null
     resamples: int = 1000,  # for the intervals
     folds: int = 5,  # to fit on all but one, to read on that one
     margin: float = MARGIN,  # nats below which a pair is private
@@ -443,10 +444,10 @@ def information_report(
     "How much is shared and how much is private, for every pair, and what each modality knows about the label."
     y = torch.as_tensor(labels).detach().cpu().double()
     if y.ndim != 1 or not y.isfinite().all(): raise ValueError(f"labels need one finite number a clip, got shape {tuple(y.shape)}")
-    features, deal = _checked(features, len(y), groups, folds), _Resampled(len(y), groups, folds, resamples, seed)
+    features, deal = _checked(features, len(y), groups, folds, permutations), _Resampled(len(y), groups, folds, resamples, seed)
     after = _report(features, y, deal, permutations, margin)
     if before is None: return after
-    before = _checked(before, len(y), groups, folds)
+    before = _checked(before, len(y), groups, folds, permutations)
     if set(before) != set(features): raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
     first = _report({s: before[s] for s in features}, y, deal, permutations, margin)
     return replace(after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], deal) for pair in after.pairs})
@@ -462,7 +463,7 @@ def _as_dict(report: Report) -> dict:
         if is_dataclass(x): return {f.name: plain(getattr(x, f.name)) for f in fields(x) if f.name not in ("clipwise", "before")}
         if isinstance(x, dict): return {"~".join(k) if isinstance(k, tuple) else k: plain(v) for k, v in x.items()}
         if isinstance(x, tuple): return [plain(v) for v in x]
-        return round(x, 6) if isinstance(x, float) else x
+        return x if not isinstance(x, float) else round(x, 6) if math.isfinite(x) else None
     return plain(report) | {"before": _as_dict(report.before) if report.before else None}
 
 def _range(ends: tuple[float, float]) -> str: return f"[{ends[0]:.2f}, {ends[1]:.2f}]"
@@ -526,7 +527,7 @@ def _draw_spectrum(ax, pair: Pair, name: str, before: Pair | None) -> None:
     ax.vlines(x, low, high, color=_COLOURS[pair.verdict], lw=2)
     ax.plot(x, pair.canonical, "o", ms=5, color=_COLOURS[pair.verdict], label="after" if before else "measured")
     if before: ax.plot(range(1, len(before.canonical) + 1), before.canonical, "_", ms=10, color="0.25", label="before")
-    ax.set(title=name, ylim=(-0.12, 1.05), xlabel="direction")
+    ax.set(title=name, ylim=(-0.15, 1.05), xlabel="direction", xticks=list(x))
 
 def plot_report(
     report: Report,  # from `information_report`
