@@ -17,6 +17,14 @@ def mosi_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sims_folder() -> Path:
+    "The folder with CH-SIMS v2: people's labels of every modality."
+    folder = SHARED / "sims"
+    if not (folder / "clips.csv").is_file(): pytest.skip(f"needs the real data in {folder.relative_to(SHARED.parents[1])}")
+    return folder
+
+
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 

@@ -1,0 +1,197 @@
+"Generated labels against people's: the arithmetic on hand-made clips, and the cheap core of the stored table on the real ones."
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sims
+from scipy.stats import pearsonr
+from sklearn.metrics import roc_auc_score
+
+STORED = json.loads(sims.RESULT.read_text(encoding="utf-8"))
+ROW = {(row["column"], row["reading"]): row for row in STORED["rows"]}
+
+
+@pytest.fixture(scope="module")
+def clips(sims_folder):
+    return sims.read(sims_folder)
+
+
+@pytest.fixture(scope="module")
+def one_column(clips):
+    return sims.features(clips["pred"])
+
+
+# ---------------------------------------------------------------- real clips
+
+def test_the_copy_is_the_stored_one(clips):
+    assert len(clips["y_m"]) == STORED["about"]["clips"] and clips["incomplete"] == 6
+    for column, (_, k) in sims.COLUMNS.items():
+        r, mae = pearsonr(clips["y_m"], clips["people"][k])[0], np.abs(clips["y_m"] - clips["people"][k]).mean()
+        assert [ROW[column, "copy"][key][0] for key in ("r", "MAE")] == pytest.approx([r, mae], abs=1e-5)
+
+
+@pytest.mark.parametrize("reading", ["selfmm", "robust"])
+def test_generated_labels_are_the_stored_ones(clips, one_column, reading):
+    path, _ = sims.generate(clips["y_m"], one_column, reading)
+    videos = sims.Videos(clips["video"])
+    for column, k in ("text, prediction", 0), ("audio, prediction", 1), ("vision, prediction", 2):
+        x, y, row = path[-1, k], clips["people"][k], ROW[column, reading]
+        assert row["r"] == pytest.approx(sims.interval(videos.r(x, y)), abs=2e-4)
+        assert row["r less copy"] == pytest.approx(sims.interval(videos.r(x, y) - videos.r(clips["y_m"], y)), abs=2e-4)
+        assert row["MAE"] == pytest.approx(sims.interval(videos.mean(np.abs(x - y))), abs=2e-4)
+        assert row["crossed"] == pytest.approx((x * clips["y_m"] < 0).sum(), abs=1)
+        assert STORED["by epoch"][column][reading] == pytest.approx([pearsonr(labels[k], y)[0] for labels in path], abs=2e-4)
+
+
+def test_the_first_epoch_is_the_copy(clips, one_column):
+    path, _ = sims.generate(clips["y_m"], one_column, "selfmm", epochs=1)
+    assert np.array_equal(path[0], np.tile(clips["y_m"], (3, 1)))
+
+
+def test_the_counts_are_the_stored_ones(clips, one_column):
+    found, stored = sims.anatomy(clips["y_m"], one_column, clips["people"]), STORED["anatomy"]["prediction"]
+    for key in (key for key in found if not isinstance(found[key], dict)):
+        assert found[key] == pytest.approx(stored[key], abs=1e-3), key
+
+
+# ---------------------------------------------------------------- hand-made clips
+
+def made_up(n=400, videos=40, seed=0):
+    g = np.random.default_rng(seed)
+    video = np.r_[np.arange(videos), g.integers(videos, size=n - videos)]
+    y_m, private = g.normal(size=(2, n)) / 2
+    return y_m, private, video
+
+
+def test_a_folder_without_clips_is_one_line(tmp_path):
+    run = subprocess.run([sys.executable, sims.__file__, "--data", str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.strip().split("\n") == [f"sims: {tmp_path}: no clips.csv in this folder"]
+
+
+def write(path, rows, columns=sims.NEEDED):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def test_only_held_out_and_complete_clips_are_read(tmp_path):
+    numbers = [".5", "-1", "0", "1", ".1", ".2"]
+    write(tmp_path / "clips.csv", [["a_1", "a", "yes", "train", *numbers, ".3"], ["b_1", "b", "no", "test", *numbers, ".3"],
+                                   ["c_1", "c", "so", "valid", *numbers, ""], ["a_2", "a", "oh", "valid", *numbers, ".4"]])  # fmt: skip
+    clips = sims.read(tmp_path)
+    assert clips["text"] == ["no", "oh"] and clips["incomplete"] == clips["videos in train"] == 1
+    assert clips["test"].tolist() == [True, False]
+    assert clips["people"].tolist() == [[-1, -1], [0, 0], [1, 1]] and clips["pred"].tolist() == [[.1, .2, .3], [.1, .2, .4]]
+
+
+def test_a_missing_column_is_named(tmp_path):
+    write(tmp_path / "clips.csv", [], [name for name in sims.NEEDED if name != "label_A"])
+    with pytest.raises(ValueError, match="no column"): sims.read(tmp_path)
+    write(tmp_path / "clips.csv", [["x"] * 10], [name for name in sims.NEEDED if name != "label_A"])
+    with pytest.raises(ValueError, match="no column label_A"): sims.read(tmp_path)
+
+
+def test_folds_part_the_videos():
+    _, _, video = made_up()
+    masks = np.array(sims.folds(video))
+    assert (masks.sum(0) == 1).all()
+    assert all(len({tuple(m) for m in masks[:, video == v].T}) == 1 for v in range(40)), "a video in two folds"
+    assert np.ptp(masks.sum(1)) <= np.bincount(video).max()
+
+
+def test_scores_of_all_clips_are_the_textbook_ones():
+    y_m, private, video = made_up()
+    x, y, where = y_m + private, y_m - private, y_m > -.3
+    videos = sims.Videos(video, resamples=20)
+    assert videos.r(x, y)[0] == pytest.approx(pearsonr(x, y)[0])
+    assert videos.r(x, y, where)[0] == pytest.approx(pearsonr(x[where], y[where])[0])
+    assert videos.mean(x, where)[0] == pytest.approx(x[where].mean())
+    rest = lambda a: a - np.polyval(np.polyfit(y_m, a, 1), y_m)
+    assert videos.partial(x, y, y_m)[0] == pytest.approx(pearsonr(rest(x), rest(y))[0])
+    coarse, side = x.round(1), private > 0
+    assert videos.auc(coarse, side, ~side)[0] == pytest.approx(roc_auc_score(side, coarse))
+
+
+def test_a_resample_repeats_whole_videos():
+    y_m, private, video = made_up()
+    videos = sims.Videos(video, resamples=5)
+    drawn = np.concatenate([np.flatnonzero(video == v).repeat(k) for v, k in enumerate(videos.counts[3])])
+    x = y_m + private
+    assert videos.counts[1:].sum(1).tolist() == [40] * 5
+    assert videos.r(x, y_m)[3] == pytest.approx(pearsonr(x[drawn], y_m[drawn])[0])
+    assert videos.auc(x, y_m > 0, y_m <= 0)[3] == pytest.approx(roc_auc_score(y_m[drawn] > 0, x[drawn]))
+
+
+def test_intervals_over_videos_are_wider_when_videos_agree_within():
+    _, _, video = made_up()
+    level = np.random.default_rng(1).normal(size=40)[video]
+    width = lambda groups: np.ptp(sims.interval(sims.Videos(groups).mean(level))[1:])
+    assert width(video) > 2 * width(np.arange(len(video)))
+
+
+def test_together_is_wider_than_alone_and_leaves_what_never_moves():
+    d = np.random.default_rng(0).normal(size=(30, 2001)) * .1 + .3
+    d[:, 0], d[7] = .3, 0
+    ends = sims.simultaneous({i: row for i, row in enumerate(d)})
+    alone = sims.interval(d[0])
+    assert ends[0][1] < alone[1] and ends[0][2] > alone[2] and ends[7] == [0, 0, 0]
+    inside = [all(low <= row[b] <= high for row, (_, low, high) in zip(d, ends.values(), strict=True)) for b in range(1, 2001)]
+    assert np.mean(inside) == pytest.approx(.95, abs=.002)
+
+
+def test_the_least_weight_with_the_least_error_wins():
+    y_m, private, _ = made_up()
+    assert sims.best_weight(y_m, y_m + private, y_m + .3 * private) == pytest.approx(.3)
+    assert sims.best_weight(y_m, private, y_m) == 0
+    assert sims.best_weight(y_m, y_m, private) == 0, "of equal weights the smallest"
+
+
+@pytest.mark.parametrize("kind", ["copy, rescaled", "blend", "regression", "on all three"])
+def test_nothing_is_tuned_on_the_clips_it_is_scored_on(kind):
+    y_m, private, video = made_up()
+    y, x = (y_m + private) / 2, np.stack([private, y_m, private]) if kind == "on all three" else y_m + private
+    before = sims.on_other_videos(kind, y_m, x, y, video)
+    held = sims.folds(video)[0]
+    damaged = np.where(held, -5 * y, y)
+    after = sims.on_other_videos(kind, y_m, x, damaged, video)
+    assert np.array_equal(before[held], after[held]) and not np.allclose(before[~held], after[~held])
+
+
+def test_regression_finds_what_is_there():
+    y_m, private, video = made_up()
+    y = (.1 + .5 * y_m + .3 * private).clip(-1, 1)
+    assert sims.on_other_videos("regression", y_m, private, y, video) == pytest.approx(y, abs=.02)
+
+
+def test_ridge_sees_other_videos_only():
+    y_m, _, video = made_up()
+    marks = np.eye(40)[video]  # which video a clip is of, and nothing else
+    level = np.random.default_rng(1).normal(size=40)[video]
+    assert abs(pearsonr(sims.ridge_of_other_videos(marks, level, video), level)[0]) < .5
+    x = np.column_stack([y_m, np.random.default_rng(2).normal(size=400)])
+    assert pearsonr(sims.ridge_of_other_videos(x, y_m, video), y_m)[0] > .99
+
+
+def test_the_learning_curve_rises_to_a_label_that_knows_the_rest():
+    y_m, private, video = made_up(800)
+    curve = sims.learning_curve(y_m, y_m + 2 * private, (y_m + private).clip(-1, 1), video)["blend"]["r"]
+    assert curve[-1][0] > .1 and curve[-1][3] == 1
+    nothing = sims.learning_curve(y_m, private, y_m, video)["blend"]
+    assert [share for *_, share in nothing["r"] + nothing["MAE"]] == [0] * 14
+
+
+def test_robust_labels_find_a_private_part_that_the_features_carry():
+    y_m, private, _ = made_up()
+    y_m, y = y_m.clip(-1, 1), (y_m + private).clip(-1, 1)
+    F = sims.features(np.column_stack([y, y_m, y_m]))
+    path, _ = sims.generate(y_m, F, "robust", epochs=10)
+    assert pearsonr(path[-1, 0], y)[0] > pearsonr(y_m, y)[0] + .1
+
+
+def test_blocks_weigh_the_same():
+    x = np.random.default_rng(0).normal(3, 5, size=(100, 8))
+    assert (sims.block(x) ** 2).sum(1).mean() == pytest.approx(1) and np.abs(sims.block(x).mean(0)).max() < 1e-12
+    assert sims.features(x[:, :3], text=x)["fusion"].shape == (100, 10)
