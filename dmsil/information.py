@@ -62,15 +62,22 @@ class _Deal:
 def _white(
     D: Float[Tensor, "n d"],  # features of all clips
     fit: Int[Tensor, " n_t"],  # the clips to fit on
+    bound: float = 4.0,  # deviations at which white values are cut
 ) -> tuple[Float[Tensor, "n k"], bool]:  # white features of all clips; were components left out?
     "Features with mean 0 and covariance I on the clips that were fitted on."
     X = D.double() - D[fit].double().mean(0)
     scale = X[fit].square().mean(0).sqrt()
-    X = X / torch.where(scale > 1e-9 * D[fit].double().abs().amax(0), scale, math.inf)
+    X, most = X / torch.where(scale > 1e-9 * D[fit].double().abs().amax(0), scale, math.inf), max(1, len(fit) // 16)
+    W, rank = _rotated(X, fit, most)
+    W = W.clamp(-bound, bound)
+    return _rotated(W - W[fit].mean(0), fit, most)[0], rank > most
+
+def _rotated(X: Tensor, fit: Tensor, most: int) -> tuple[Tensor, int]:
+    "Principal components at unit variance, `most` of them at most, and how many there are."
     L, V = torch.linalg.eigh(X[fit].T @ X[fit] / (len(fit) - 1))
-    varies, most = L > 1e-8 * L[-1].clamp(min=1e-300), max(1, len(fit) // 8)
+    varies = L > 1e-8 * L.amax().clamp(min=1e-300) if len(L) else L > 0
     L, V = L[varies], V[:, varies]
-    return X @ (V[:, -most:] * L[-most:].rsqrt()), len(L) > most
+    return X @ (V[:, -most:] * L[-most:].rsqrt()), len(L)
 
 # %% ../nbs/12_information.ipynb #05d674cc
 def _canonical(A: Tensor, B: Tensor, M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -394,7 +401,7 @@ class Change:
     shared: float  # nats
     interval: tuple[float, float]  # 95 %, by resampling the clips' own differences
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     "The verdict: what each pair shares, and what each modality knows about the label."
     pairs: dict[tuple[str, str], Pair]
@@ -409,7 +416,7 @@ class Report:
 
     def to_dict(self) -> dict: return _as_dict(self)
     def plot(self): return plot_report(self)
-    def __str__(self) -> str: return _as_text(self)
+    def __repr__(self) -> str: return _as_text(self)
     def _repr_html_(self) -> str: return _as_html(self)
 
 # %% ../nbs/12_information.ipynb #8eee1504

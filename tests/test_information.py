@@ -79,7 +79,7 @@ def test_white_features_are_white_on_the_fit_and_dead_columns_go():
     assert W.shape == (200, 6) and not cut
     assert torch.allclose(W[:150].T @ W[:150] / 149, torch.eye(6, dtype=torch.double), atol=1e-6)
     W, cut = info._white(torch.randn(60, 40), torch.arange(48))
-    assert W.shape == (60, 6) and cut
+    assert W.shape == (60, 3) and cut
 
 
 @pytest.mark.parametrize("a, b", list(combinations(WORLD.names, 2)))
@@ -94,13 +94,14 @@ def test_the_truth_lies_in_the_interval(report, a, b):
 
 
 def test_linear_maps_and_order_change_nothing(sample):
+    "Up to the cut at four deviations, which is made along other axes."
     a, b = sample.x["text"].double(), sample.x["audio"].double()
     g = torch.Generator().manual_seed(2)
     maps = [torch.randn(d, d, generator=g, dtype=torch.double) + 3 * torch.eye(d, dtype=torch.double) for d in (32, 16)]
     plain = pair_information(a, b, permutations=20, resamples=50)
     turned = pair_information(a @ maps[0] + 7, 1e3 * (b @ maps[1]), permutations=20, resamples=50)
     swapped = pair_information(b, a, permutations=0, resamples=50)
-    assert turned.shared == pytest.approx(plain.shared, abs=1e-6) and turned.canonical == pytest.approx(plain.canonical, abs=1e-6)
+    assert turned.shared == pytest.approx(plain.shared, abs=2e-3) and turned.canonical == pytest.approx(plain.canonical, abs=5e-3)
     assert swapped.shared == pytest.approx(pair_information(a, b, permutations=0, resamples=50).shared, abs=1e-9)
 
 
