@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MEASURED_ELSEWHERE = {21}
-NUMBERS = sorted(set(range(1, 35)) - MEASURED_ELSEWHERE)
+NUMBERS = sorted(set(range(1, 37)) - MEASURED_ELSEWHERE)
 CHECKS = {"test_close", "test_eq", "test_fail", "test_ne", "test"}
 
 
@@ -113,6 +113,10 @@ MUTATIONS = [
     (29, "Trace(K_ab * K_ab.T), centring)", "Trace(K_a * K_b), centring)"),
     (31, "Q = sp.Matrix([[c, -s], [s, c]])", "Q = sp.Matrix([[c, s], [s, c]])"),
     (33, "root = sp.sqrt(1 - sp.exp(-2 * nats / k))", "root = sp.sqrt(1 - sp.exp(-nats / k))"),
+    (35, "sum(sign * form(part) for sign, part in blocks) / 2", "sum(sign * form(part) for sign, part in blocks)"),
+    (35, "- rho**2 * (u**2 + v**2) / 2) / (1 - rho**2)", "- rho * (u**2 + v**2) / 2) / (1 - rho**2)"),
+    (36, "- 1 / (k - 2)) == 0", "- 1 / k) == 0"),
+    (36, "return (i.mean() - shared(Sigma)).item()", "return i.mean().item()"),
 ]
 
 
