@@ -101,17 +101,18 @@ def _read(A: Tensor, B: Tensor, fit, read) -> tuple[Tensor, Tensor, Tensor]:
     return pointwise(u, v, rho), u, v
 
 # %% ../nbs/12_information.ipynb #c57212a9
-def _shuffles(n: int, times: int, grouped: bool, g: torch.Generator) -> Int[Tensor, "r n"]:
-    "Row numbers in random order; with groups, rotated."
-    if not grouped: return torch.rand(times, n, generator=g).argsort(1)
-    return (torch.arange(n) + torch.randint(1, n, (times, 1), generator=g)) % n
+def _shuffles(deal: _Deal, times: int, salt: int) -> Int[Tensor, "r n"]:
+    "For every clip the number of another one: in random order or, with groups, rotated in the order of the groups."
+    n, g = len(deal.group), deal.generator(salt)
+    if not deal.grouped: return torch.rand(times, n, generator=g).argsort(1)
+    order = deal.group.argsort(stable=True)
+    return order[(order.argsort() + torch.randint(1, n, (times, 1), generator=g)) % n]
 
-def _null(A: Tensor, B: Tensor, fit, read, times: int, grouped: bool, g: torch.Generator):
+def _null(A: Tensor, B: Tensor, fit, read, shuffles: Int[Tensor, "r n"]):
     "As `_read`, for shuffled clips: sums of the information (r,), and of u², v² and uv (3, r, k)."
-    found, chunk = [], max(1, 4_000_000 // (len(fit) * B.shape[1]))
-    for some in [min(chunk, times - j) for j in range(0, times, chunk)]:
-        M = A[fit].T @ B[fit][_shuffles(len(fit), some, grouped, g)] / (len(fit) - 1)
-        u, v, rho = _canonical(A[read], B[read][_shuffles(len(read), some, grouped, g)], M)
+    found = []
+    for rows in shuffles.split(max(1, 4_000_000 // (len(fit) * B.shape[1]))):
+        u, v, rho = _canonical(A[read], B[rows[:, read]], A[fit].T @ B[rows[:, fit]] / (len(fit) - 1))
         found.append((pointwise(u, v, rho).sum(-1), torch.stack([u.square().sum(-2), v.square().sum(-2), (u * v).sum(-2)])))
     return torch.cat([i for i, _ in found]), torch.cat([sums for _, sums in found], 1)
 
@@ -148,12 +149,11 @@ def _null95(x: Float[Tensor, "r *k"]) -> Float[Tensor, "*k"]:
 # %% ../nbs/12_information.ipynb #28fc0c5b
 def _kappa_null(D_a: Tensor, D_b: Tensor, deal: _Deal, times: int) -> Float[Tensor, " r"]:
     "Kappa of shuffled clips."
-    A, B, order = _scaled(D_a.double()), _scaled(D_b.double()), deal.group.argsort(stable=True)
-    A, B, n = A[order], B[order], len(A)
+    A, B, n = _scaled(D_a.double()), _scaled(D_b.double()), len(D_a)
     a, b = A.square().sum(1), B.square().sum(1)
     scale = (_u_overlap(A, A) * _u_overlap(B, B)).clamp(min=1e-300).sqrt()
     found = []
-    for shuffle in _shuffles(n, times, deal.grouped, deal.generator(2)).split(max(1, 4_000_000 // B.numel())):
+    for shuffle in _shuffles(deal, times, 2).split(max(1, 4_000_000 // B.numel())):
         overlap = (A.T @ B[shuffle]).square().sum((1, 2)) - n / (n - 2) * (b[shuffle] @ a)
         found.append((overlap + a.sum() * b.sum() / ((n - 1) * (n - 2))) / scale)
     return torch.cat(found) if found else torch.empty(0, dtype=torch.double)
@@ -214,16 +214,16 @@ class _Reading:
 def _reading(white_a: list[Tensor], white_b: list[Tensor], deal: _Deal, permutations: int, leading: int = 8) -> _Reading:
     "Read one pair, fold by fold."
     n, k, bias = len(deal.group), min(leading, *(W.shape[1] for W in (*white_a, *white_b))), 0.0
-    out = _Reading(torch.zeros(n), torch.zeros(3, n, k), torch.zeros(permutations), torch.zeros(3, permutations, k))
-    out = _Reading(*(x.double() for x in vars(out).values()))
+    zeros = lambda *shape: torch.zeros(*shape, dtype=torch.double)
+    out = _Reading(zeros(n), zeros(3, n, k), zeros(permutations), zeros(3, permutations, k))
     if not k: return out
-    g = deal.generator(4)
+    shuffles = _shuffles(deal, permutations, 4)
     for A, B, (fit, read) in zip(white_a, white_b, deal.parts(), strict=True):
         out.i[read], u, v = _read(A, B, fit, read)
         out.moments[:, read] = torch.stack([u * u, v * v, u * v])[..., :k]
         bias += len(read) / n * _bias(len(fit), A.shape[1], B.shape[1])
         if permutations:
-            total, sums = _null(A, B, fit, read, permutations, deal.grouped, g)
+            total, sums = _null(A, B, fit, read, shuffles)
             out.null, out.null_moments = out.null + total / n, out.null_moments + sums[..., :k]
     bias = out.null.mean() if permutations else bias
     return replace(out, i=out.i - bias, null=out.null - bias)

@@ -62,11 +62,22 @@ def test_a_resample_weighs_whole_groups():
 
 
 def test_shuffles_are_permutations_and_rotations_keep_neighbours():
-    g = torch.Generator().manual_seed(0)
-    for grouped in (False, True):
-        rows = info._shuffles(50, 20, grouped, g)
+    groups = [k % 5 for k in range(50)]
+    for deal in (info._Deal(50, None, 5, 0), info._Deal(50, groups, 5, 0)):
+        rows = info._shuffles(deal, 20, 3)
         assert all(sorted(row.tolist()) == list(range(50)) for row in rows)
-    assert ((rows.diff(dim=1) % 50) == 1).all() and (rows != torch.arange(50)).all()
+    order = deal.group.argsort(stable=True)
+    place = order.argsort()
+    assert ((place[rows[:, order]].diff(dim=1) % 50) == 1).all() and (rows != torch.arange(50)).all()
+
+
+def test_no_more_than_five_percent_of_independent_pairs_exceed_their_null():
+    above = []
+    for seed in range(120):
+        a, b = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(seed))
+        pair = pair_information(a, b, permutations=39, resamples=20, seed=seed)
+        above.append((pair.shared > pair.null95, pair.kappa > pair.kappa_null95, pair.canonical[0] > pair.canonical_null95[0]))
+    assert (np.mean(above, 0) < 0.11).all()  # 5 % and three standard errors
 
 
 # One pair ---------------------------------------------------------------------------------------------------------
