@@ -25,9 +25,10 @@ class Head(nn.Module):
         width: int,  # columns of the encoding e
         d: int,  # columns of the feature h
         dropout: float = 0.1,  # before the first layer
+        rectified: bool = True,  # h through a ReLU, or as it comes out of the linear layer
     ):
         super().__init__()
-        self.feature = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, d), nn.ReLU())
+        self.feature = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, d), *([nn.ReLU()] if rectified else []))
         self.predict = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 1))
 
     def forward(
@@ -52,6 +53,7 @@ class ModelConfig:
     hidden: int = 32  # LSTM units, and units of a vector encoder's hidden layer
     encoded: int = 16  # width of e_s for sequences and vectors
     features: dict[str, int] = field(default_factory=dict)  # widths of h_s that are not 128 (fusion), 32 (text), 16 (others)
+    rectified: bool = True  # features through a ReLU, as in Self-MM; False where their covariances are to be read as information (P19)
     dropout: float = 0.1  # everywhere outside the text encoder
 
     def dims(self, modalities) -> dict[str, int]:
@@ -127,7 +129,7 @@ class MultimodalModel(nn.Module):
         widths = {name: encoder.width for name, encoder in self.encoders.items()}
         widths["fusion"] = sum(widths.values())
         dims = config.dims(specs)
-        self.heads = nn.ModuleDict({name: Head(widths[name], dims[name], config.dropout) for name in dims})
+        self.heads = nn.ModuleDict({name: Head(widths[name], dims[name], config.dropout, config.rectified) for name in dims})
 
     def forward(
         self,
