@@ -25,8 +25,8 @@ def pages() -> list[str]:
 
 def statements() -> list[dict]:
     "Every cell that states a proposition."
-    found = [(page, STATEMENT.match(text)) for page in pages() for kind, text in cells(page) if kind == "markdown"]
-    return [{"number": int(match[1]), "title": match[2], "notebook": page} for page, match in found if match]
+    found = [(page, STATEMENT.match(text), EVIDENCE.search(text)) for page in pages() for kind, text in cells(page) if kind == "markdown"]
+    return [{"number": int(match[1]), "title": match[2], "notebook": page, "evidence": evidence and evidence[1]} for page, match, evidence in found if match]
 
 
 def sections(page: str = PROOFS) -> dict[int | None, dict]:
@@ -53,7 +53,7 @@ def claims() -> list[dict]:
     proofs = sections()
     rows = []
     for stated in sorted(statements(), key=lambda row: row["number"]):
-        proof = proofs.get(stated["number"], {"evidence": None})
+        proof = proofs.get(stated["number"], {"evidence": stated["evidence"]})
         rows.append({
             "number": stated["number"], "title": stated["title"], "evidence": proof["evidence"],
             "statement_notebook": stated["notebook"], "proof_notebook": PROOFS if stated["number"] in proofs else None,
