@@ -120,10 +120,14 @@ def test_linear_maps_and_order_change_nothing(sample):
 def test_the_formula_of_the_bias_is_the_mean_of_the_null(d_a, d_b):
     g = torch.Generator().manual_seed(3)
     D_a, D_b = torch.randn(400, d_a, generator=g), torch.randn(400, d_b, generator=g).exp()
-    with_null = pair_information(D_a, D_b, permutations=400, resamples=50)
-    formula = pair_information(D_a, D_b, permutations=0, resamples=50)
-    assert with_null.clipwise.mean().item() == pytest.approx(formula.clipwise.mean().item(), abs=0.004)
-    assert math.isnan(formula.null95) and with_null.verdict in ("private", "can't tell")
+    deal = info._Resampled(400, None, 5, 50, 0)
+    white, _ = info._whitened({"a": D_a, "b": D_b}, deal)
+    read = info._reading(white["a"], white["b"], deal, 400)
+    assert read.null[0].mean().item() == pytest.approx(read.bias, rel=0.15, abs=0.002) and read.bias < 0
+    i, null, strength = read.best()
+    assert strength in info.SHRINKAGE and null.shape == (400,) and i.mean() == max((read.i - read.null.mean(1, keepdim=True)).mean(1))
+    alone = pair_information(D_a, D_b, permutations=0, resamples=50)
+    assert math.isnan(alone.null95) and alone.strength == 1 and alone.clipwise.mean() == pytest.approx((read.i[0].mean() - read.bias).item(), abs=1e-9)
 
 
 def test_every_seed_is_a_run_of_its_own_and_the_same_twice(sample):
