@@ -80,7 +80,7 @@ def _of_run(folder: str, data: str, split: str, clean: bool) -> tuple[dict, dict
 
 def _of_inputs(data: str, split: str, clean: bool) -> tuple[dict, torch.Tensor, tuple[str, ...]]:
     "Inputs of clips as one vector each, their labels and ids."
-    clips = open_clips(data, clean=clean)
+    clips = prepare(open_clips(data, clean=clean), ModelConfig(frozen=True))
     names = [split] if split else ["train", "valid", "test"]
     parts, vectors = [getattr(clips, name) for name in names], [input_features(clips, name) for name in names]
     return {s: torch.cat([v[s] for v in vectors]) for s in vectors[0]}, torch.cat([p.labels for p in parts]), sum((p.ids for p in parts), ())

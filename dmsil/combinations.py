@@ -25,10 +25,10 @@ from torch.func import functional_call, stack_module_state, vmap
 from .covariance import kappa
 from .data import Clips, DataError, Split, Steps, Texts, Tokens
 from .information import input_features, pair_information, video_of
-from .metrics import sentiment_metrics
+from .metrics import _Markdown, sentiment_metrics
 from .model import ModelConfig, Output, prepare
 from .objective import multitask_loss
-from .training import TrainConfig, Trainer, batches, epoch_seed, pick_device, preset, write_json
+from .training import TrainConfig, Trainer, _warm_up, batches, epoch_seed, pick_device, preset, rounded, write_json
 
 # %% ../nbs/13_combinations.ipynb #4392839a
 def sign_patterns(
@@ -155,8 +155,7 @@ class _Stepping(_Stacked):
         parts, losses = batches(len(self.clips.train), self.config.batch_size, order), 0
         self.cell.train()
         for i, rows in enumerate(parts):
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["rate"] * min(1.0, ((self.epoch - 1) * len(parts) + i + 1) / len(parts))
+            _warm_up(self.optimiser, self.epoch, i, len(parts))
             losses = losses + self.gradients(rows)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -228,13 +227,6 @@ def _tested(stack: Stack, config: GridConfig, verdict: bool) -> dict[str, Any]:
     return columns | ({"information": _verdicts(h, test, config)} if verdict else {})
 
 # %% ../nbs/13_combinations.ipynb #80ed9f9a
-def _rounded(value):
-    "Five digits after the point are enough for a table."
-    if isinstance(value, dict): return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list): return [_rounded(v) for v in value]
-    return round(value, 5) if isinstance(value, float) else value
-
-# %% ../nbs/13_combinations.ipynb #9666b1a1
 def _run(
     clips: Clips | Callable[[int], Clips],  # prepared, or a function that draws them from a seed
     model: ModelConfig,  # the network
@@ -259,7 +251,7 @@ def _run(
     finally:
         torch.set_num_threads(threads)
     about = {"measure": measure, "seed": seed, "epochs": stack.epoch, "seconds": perf_counter() - wall, "cpu_seconds": process_time() - cpu}
-    return _rounded(about | columns)
+    return rounded(about | columns)
 
 # %% ../nbs/13_combinations.ipynb #6bbb2209
 class Paired(NamedTuple):
@@ -403,12 +395,6 @@ class _Designed(_Compared):
         return [row | {"holm": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]
 
 # %% ../nbs/13_combinations.ipynb #97e618f2
-class _Markdown(str):
-    "Text that a notebook shows as the table it is."
-
-    def _repr_markdown_(self): return str(self)
-
-
 def _difference(row: dict | None) -> str:
     "A difference and its interval in thousandths; bold if it passed Holm."
     if row is None: return "–"
@@ -421,7 +407,7 @@ def _nats(shared: float, null95: float, words: list[str]) -> str:
     if len(set(words)) > 1 or "can't tell" in words: return "?"
     return f"**{shared:.2f}**" if words[0] == "shares" else f"{shared:.2f}"
 
-
+# %% ../nbs/13_combinations.ipynb #83f3b8bb
 class _Tabled(_Designed):
     "Rows of text."
 
@@ -512,7 +498,7 @@ def _before(clips: Clips, config: GridConfig) -> dict[str, Any]:
     for s, x in inputs["train"].items():
         ridge = RidgeCV(alphas=np.logspace(-3, 5, 17)).fit(x.numpy(), clips.train.labels.numpy())
         corr[s] = sentiment_metrics(ridge.predict(inputs["test"][s].numpy()), clips.test.labels, clips.dataset)["Corr"]
-    return _rounded({"pairs": first, "ridge_Corr": corr})
+    return rounded({"pairs": first, "ridge_Corr": corr})
 
 # %% ../nbs/13_combinations.ipynb #20e69f27
 def _identity(clips: Clips, config: GridConfig, model: ModelConfig, drawn: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .covariance import _scaled, _u_overlap, kappa
 from .data import Clips, Steps
-from .encoders import SequenceEncoder
+from .encoders import _mean_and_spread
 
 # %% ../nbs/12_information.ipynb #ce3b5666
 def pointwise(
@@ -114,18 +114,19 @@ def _shuffles(deal: _Deal, times: int, salt: int) -> Int[Tensor, "r n"]:
     order = deal.group.argsort(stable=True)
     return order[(order.argsort() + torch.randint(1, n, (times, 1), generator=g)) % n]
 
-def _unmixed(X: Float[Tensor, "r n k"], C: Float[Tensor, "r k k"]) -> Float[Tensor, "r n k"]:
-    "X made white, whose covariance is C."
-    L = torch.linalg.cholesky_ex(C + 1e-9 * torch.eye(C.shape[-1], dtype=C.dtype)).L
-    return torch.linalg.solve_triangular(L, X.mT, upper=False).mT.clamp(-BOUND, BOUND)
+def _whitened_on(X_fit: Float[Tensor, "r t k"], X_read: Float[Tensor, "r n k"]) -> tuple[Tensor, Tensor]:
+    "Both made white by mean and covariance of the first."
+    mean, k = X_fit.mean(1, keepdim=True), X_fit.shape[-1]
+    X_fit, X_read = X_fit - mean, X_read - mean
+    C = X_fit.mT @ X_fit / (X_fit.shape[1] - 1)
+    L = torch.linalg.cholesky_ex(C + 1e-9 * torch.eye(k, dtype=C.dtype)).L
+    return tuple(torch.linalg.solve_triangular(L, X.mT, upper=False).mT.clamp(-BOUND, BOUND) for X in (X_fit, X_read))
 
 def _null(A: Tensor, B: Tensor, fit, read, shuffles: Int[Tensor, "r n"]):
     "As `_read`, for shuffled clips: sums of the information (S, r), and of u², v² and uv (3, r, k)."
     found = []
     for rows in shuffles.split(max(1, 4_000_000 // (len(fit) * B.shape[1]))):
-        B_fit, B_read = B[rows[:, fit]], B[rows[:, read]]
-        mean = B_fit.mean(1, keepdim=True)
-        B_fit, B_read = (_unmixed(X - mean, (B_fit - mean).mT @ (B_fit - mean) / (len(fit) - 1)) for X in (B_fit, B_read))
+        B_fit, B_read = _whitened_on(B[rows[:, fit]], B[rows[:, read]])
         u, v, rho = _canonical(A[read], B_read, A[fit].T @ B_fit / (len(fit) - 1))
         found.append((_shrunk(u, v, rho).sum(-1), torch.stack([u.square().sum(-2), v.square().sum(-2), (u * v).sum(-2)])))
     return torch.cat([i for i, _ in found], 1), torch.cat([sums for _, sums in found], 1)
@@ -218,6 +219,7 @@ def _correlation(sums: Float[Tensor, "3 *r k"]) -> Float[Tensor, "*r k"]:
     "Correlations from the sums of u², v² and uv."
     return sums[2] / (sums[0] * sums[1]).clamp(min=1e-300).sqrt()
 
+# %% ../nbs/12_information.ipynb #54afc278
 @dataclass
 class _Reading:
     "One pair read on every fold."
@@ -234,6 +236,7 @@ class _Reading:
         s = int((self.i - level).mean(1).argmax())
         return self.i[s] - level[s], (self.null - level).amax(0), SHRINKAGE[s]
 
+# %% ../nbs/12_information.ipynb #858e68c7
 def _reading(white_a: list[Tensor], white_b: list[Tensor], deal: _Deal, permutations: int, leading: int = 8) -> _Reading:
     "Read one pair, fold by fold."
     n, k, S = len(deal.group), min(leading, *(W.shape[1] for W in (*white_a, *white_b))), len(SHRINKAGE)
@@ -482,6 +485,7 @@ def information_report(
     first = _report({s: before[s] for s in features}, y, deal, permutations, margin)
     return replace(after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], deal) for pair in after.pairs})
 
+# %% ../nbs/12_information.ipynb #6124f136
 def _change(first: Pair, then: Pair, deal: _Resampled) -> Change:
     moved = then.clipwise - first.clipwise
     return Change(then.shared - first.shared, _interval(deal.means(moved)))
@@ -598,8 +602,7 @@ def input_features(
     "One vector a clip and modality, before any training."
     from dmsil.model import ModelConfig, prepare
     inputs = getattr(prepare(clips, ModelConfig(text=text, frozen=True)), part).inputs
-    spread = lambda x: SequenceEncoder(x.values.shape[-1], 1, pooling="stats").state(x)
-    return {s: spread(x) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
+    return {s: _mean_and_spread(x.values, x.lengths) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
 
 def video_of(
     ids: tuple[str, ...],  # clip ids, such as 2iD-tVS8NPw_5 or video$_$5

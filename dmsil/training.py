@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SILENCE', 'MAY_CHANGE', 'TrainConfig', 'preset', 'alignment_for', 'epoch_seed', 'batches', 'pick_device',
            'Ranks', 'forward_rows', 'join', 'predict', 'evaluate', 'initial_model', 'Trainer', 'forward_backward',
-           'train_epoch', 'write_atomic', 'write_json', 'write_csv', 'state_of', 'restore', 'identity', 'load_state',
-           'save_state', 'save_model', 'save_config', 'load_model', 'Run', 'reference', 'fit', 'plot_history']
+           'train_epoch', 'write_atomic', 'rounded', 'write_json', 'write_csv', 'state_of', 'restore', 'identity',
+           'load_state', 'save_state', 'save_model', 'save_config', 'load_model', 'Run', 'reference', 'fit',
+           'plot_history']
 
 # %% ../nbs/11_training.ipynb #c74d60b3
 import atexit
@@ -338,6 +339,12 @@ def forward_backward(
     return loss.named()
 
 # %% ../nbs/11_training.ipynb #46b66c43
+def _warm_up(optimiser: torch.optim.Optimizer, epoch: int, step: int, steps: int) -> None:
+    "Learning rates rise to their full height over the first epoch."
+    for part in optimiser.param_groups:
+        part["lr"] = part["rate"] * min(1.0, ((epoch - 1) * steps + step + 1) / steps)
+
+# %% ../nbs/11_training.ipynb #15dec25d
 def train_epoch(
     run: Trainer,  # the run; its epoch must have been counted up
     tick: Callable[[], Any] = lambda: None,  # called after every batch
@@ -349,8 +356,7 @@ def train_epoch(
     steps = [parts[i : i + c.accumulate] for i in range(0, len(parts), c.accumulate)]
     run.model.train()
     for i, group in enumerate(steps):
-        for part in run.optimiser.param_groups:
-            part["lr"] = part["rate"] * min(1.0, ((run.epoch - 1) * len(steps) + i + 1) / len(steps))
+        _warm_up(run.optimiser, run.epoch, i, len(steps))
         total = sum(len(rows) for rows in group)
         for rows in group:
             _add(sums, forward_backward(run, rows, len(rows) / total), len(rows) / n)
@@ -379,6 +385,17 @@ def write_atomic(
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+# %% ../nbs/11_training.ipynb #bb3ea820
+def rounded(
+    value,  # dicts and lists of anything
+):  # the same, floats rounded
+    "Five digits after the point are enough for a table."
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 # %% ../nbs/11_training.ipynb #d5ee6e73
 def write_json(path: Path, value) -> None:

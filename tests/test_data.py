@@ -1,6 +1,7 @@
 "06_data: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
 import copyreg
 import csv
+import functools
 import gc
 import http.server
 import io
@@ -61,11 +62,11 @@ def written(folder, table, protocol=4, name="own.pkl"):
     return path
 
 
-def refused(path, *words, **options) -> str:
+def refused(path, *words, load=load_clips, longest=500, **options) -> str:
     "The one line that a file is refused with; it has the words in it."
-    with pytest.raises(DataError) as caught: load_clips(path, **options)
+    with pytest.raises(DataError) as caught: load(path, **options)
     line = str(caught.value)
-    assert line.startswith(f"{path.name}: ") and "; expected " in line and line.isprintable() and len(line) < 500, line
+    assert line.startswith(f"{path.name}: ") and "; expected " in line and line.isprintable() and len(line) < longest, line
     for word in words: assert word in line, line
     return line
 
@@ -667,13 +668,7 @@ def saved(folder, table, write=np.savez):
     return path
 
 
-def turned_away(path, *words, **options) -> str:
-    "The one line that an npz is refused with."
-    with pytest.raises(DataError) as caught: load_mmmo(path, **options)
-    line = str(caught.value)
-    assert line.startswith(f"{path.name}: ") and "; expected " in line and line.isprintable() and len(line) < 600, line
-    for word in words: assert word in line, line
-    return line
+turned_away = functools.partial(refused, load=load_mmmo, longest=600)
 
 
 def again(table) -> dict:

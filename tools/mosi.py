@@ -23,12 +23,12 @@ def ridge(mirror) -> dict[str, dict]:
     from sklearn.linear_model import RidgeCV
 
     import dmsil
-    from dmsil.encoders import SequenceEncoder
+    from dmsil.information import input_features
     from dmsil.model import prepare
 
     clips = prepare(dmsil.load_mosi(mirror=mirror), dmsil.ModelConfig(frozen=True))
-    pool = lambda x: (SequenceEncoder(x.values.shape[-1], 1, pooling="stats").state(x) if hasattr(x, "lengths") else x.values).numpy()
-    features = {name: [pool(part.inputs[name]) for part in (clips.train, clips.test)] for name in clips.modalities}
+    parts = [input_features(clips, part) for part in ("train", "test")]
+    features = {name: [part[name].numpy() for part in parts] for name in clips.modalities}
     features["all"] = [np.hstack(parts) for parts in zip(*(features[name] for name in clips.modalities), strict=True)]
     rows = {}
     for name, (x, z) in features.items():
@@ -49,15 +49,6 @@ def one(preset: str, seed: int, mirror, threads: int) -> dict:
     return {"preset": preset, "seed": seed, "metrics": run.metrics, "history": run.history}
 
 
-def rounded(value):
-    "Five digits are enough for a table."
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return round(value, 5) if isinstance(value, float) else value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", default=os.environ.get("DMSIL_MIRROR"))
@@ -66,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from dmsil.training import write_json
+    from dmsil.training import rounded, write_json
 
     done = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
     threads = max(1, os.cpu_count() // args.workers)

@@ -15,14 +15,13 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from mosi import rounded
 from torch import nn
 
 import dmsil
 import dmsil.training
 from dmsil.information import neighbour_information, pair_information
 from dmsil.synthetic import Simulation, SyntheticConfig
-from dmsil.training import Trainer, write_json
+from dmsil.training import Trainer, rounded, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "signs.json"

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mosi import rounded
 
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances, relative_distance, selfmm_label
 
@@ -386,7 +385,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         print(f"sims: {error}", file=sys.stderr)
         sys.exit(2)
-    from dmsil.training import write_json
+    from dmsil.training import rounded, write_json
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     machine = f"one of {os.cpu_count()} {platform.machine()} cores, no GPU, torch {torch.__version__.split('+')[0]}"
