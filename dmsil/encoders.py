@@ -10,10 +10,12 @@ import hashlib
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from .data import DataError, Steps, Texts, Tokens, Vectors
@@ -91,7 +93,86 @@ def _bert(name: str, pretrained: bool) -> nn.Module:
             return AutoModel.from_pretrained(where, add_pooling_layer=False)
         return AutoModel.from_config(AutoConfig.from_pretrained(where), add_pooling_layer=False)
 
-# %% ../nbs/07_encoders.ipynb #54cf6ef2
+# %% ../nbs/07_encoders.ipynb #8dcdbaab
+class _Group(NamedTuple):
+    "A run of rows of the packed table: some sentences of similar length."
+
+    rows: int  # how many pieces they have together
+    shape: tuple[int, int]  # sentences b, longest L
+    place: Tensor | None  # row of each of the b·L places; None where all are equally long
+    back: Tensor | None  # place of each row
+    mask: Tensor | None  # (b, 1, 1, L): which places are real
+
+    def spread(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "b L d"]:
+        return (x if self.place is None else x.index_select(0, self.place)).view(*self.shape, -1)
+
+    def collect(self, z: Float[Tensor, "b L d"]) -> Float[Tensor, "rows d"]:
+        return z.flatten(0, 1) if self.back is None else z.flatten(0, 1).index_select(0, self.back)
+
+
+def _group(lengths: Tensor, device) -> _Group:
+    b, L, T = len(lengths), int(lengths.max()), int(lengths.sum())
+    real = torch.arange(L) < lengths[:, None]
+    if T == b * L:
+        return _Group(T, (b, L), None, None, None)
+    place = torch.where(real, (lengths.cumsum(0) - lengths)[:, None] + torch.arange(L), 0).flatten()
+    tables = place, real.flatten().nonzero()[:, 0], real[:, None, None]
+    return _Group(T, (b, L), *(table.to(device, non_blocking=True) for table in tables))
+
+# %% ../nbs/07_encoders.ipynb #6d3c362f
+class _Packed:
+    "Where the pieces of n sentences stand in one table without padding."
+
+    def __init__(self, lengths: Tensor, groups: int, device):
+        order = lengths.argsort(stable=True)
+        sorted_, longest = lengths[order], int(lengths.max())
+        real = torch.arange(longest) < sorted_[:, None]
+        send = lambda x: x.to(device, non_blocking=True)
+        self.groups = [_group(part, device) for part in sorted_.tensor_split(min(groups, len(lengths)))]
+        self.source = send((order[:, None] * longest + torch.arange(longest))[real])  # of each row, in ids.flatten()
+        self.position = send(torch.arange(longest).expand_as(real)[real])
+        self.first = send(sorted_.cumsum(0) - sorted_)  # row of each [CLS]
+        self.lengths, self.unsort = send(sorted_[:, None]), send(order.argsort())
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float) -> Tensor:
+        "Attention within each sentence, for all pieces or, where q has one row a sentence, for [CLS]."
+        sizes = [group.rows for group in self.groups]
+        whole = len(q) == len(k)
+        queries = q.split(sizes if whole else [group.shape[0] for group in self.groups])
+        split = lambda x: x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        parts = []
+        for group, q_, k_, v_ in zip(self.groups, queries, k.split(sizes), v.split(sizes), strict=True):
+            q_ = group.spread(q_) if whole else q_[:, None]
+            z = scaled_dot_product_attention(*map(split, (q_, group.spread(k_), group.spread(v_))), group.mask, dropout)
+            z = z.transpose(1, 2).flatten(2)
+            parts.append(group.collect(z) if whole else z[:, 0])
+        return torch.cat(parts)
+
+    def mean(self, z: Float[Tensor, "T d"]) -> Float[Tensor, "n d"]:
+        "The mean of each sentence's rows."
+        parts = zip(self.groups, z.split([group.rows for group in self.groups]), strict=True)
+        real = lambda g: 1 if g.mask is None else g.mask[:, 0, 0, :, None]
+        return torch.cat([(g.spread(part) * real(g)).sum(1) for g, part in parts]) / self.lengths
+
+# %% ../nbs/07_encoders.ipynb #1b4f0ad7
+def _position_offset(bert: nn.Module) -> int | None:
+    "The position number of a sentence's first piece; None where the model can't be run packed."
+    config = bert.config
+    offset = {"bert": 0} | dict.fromkeys(("roberta", "xlm-roberta", "camembert"), 1 + (config.pad_token_id or 0))
+    plain = getattr(config, "position_embedding_type", "absolute") == "absolute" and not getattr(config, "is_decoder", False)
+    return offset.get(config.model_type) if plain else None
+
+
+def _packed_layer(layer: nn.Module, x: Float[Tensor, "T d"], where: _Packed, first_only: bool = False) -> Tensor:
+    "One BERT layer over packed rows; with first_only, its output for [CLS] alone."
+    attention = layer.attention.self
+    top = x.index_select(0, where.first) if first_only else x
+    dropout = attention.dropout.p if attention.training else 0.0
+    z = where.attend(attention.query(top), attention.key(x), attention.value(x), attention.num_attention_heads, dropout)
+    z = layer.attention.output(z, top)
+    return layer.output(layer.intermediate(z), z)
+
+# %% ../nbs/07_encoders.ipynb #c8cc621b
 class TextEncoder(nn.Module):
     "A BERT-type encoder of `transformers` with one vector per sentence."
 
@@ -99,14 +180,16 @@ class TextEncoder(nn.Module):
         self,
         name: str = "minilm",  # "minilm", a local folder, or a name on the hub
         pooling: str = "mean",  # "mean" over the real pieces, or "cls"
-        groups: int = 4,  # groups of similar length a batch is split into (1: none)
+        groups: int = 8,  # groups of similar length a batch is split into (1: none)
         pretrained: bool = True,  # False builds the shape only, for weights loaded afterwards
+        packed: bool = True,  # without padding, where the model allows it
     ):
         super().__init__()
         if pooling not in ("mean", "cls"):
             raise ValueError(f'pooling must be "mean" or "cls", got {pooling!r}')
         self.bert = _bert(name, pretrained)
         self.pooling, self.groups, self.width = pooling, groups, self.bert.config.hidden_size
+        self.offset = _position_offset(self.bert) if packed else None
 
     def encode(self, tokens: Tokens, words: Tensor | None = None) -> Float[Tensor, "n d"]:
         "One padded forward pass, from ids or from words already looked up."
@@ -118,17 +201,32 @@ class TextEncoder(nn.Module):
             return z[:, 0]
         return (z * real[..., None]).sum(1) / real.sum(1, keepdim=True)
 
-    def forward(
-        self,
-        tokens: Tokens,  # n sentences
-    ) -> Float[Tensor, "n d"]:  # one vector each
-        "Encode in groups of similar length, return in the order given."
+    def in_groups(self, tokens: Tokens) -> Float[Tensor, "n d"]:
+        "Padded, but in groups of similar length."
         if self.groups < 2 or len(tokens) < 2 * self.groups:
             return self.encode(tokens)
         order, words = tokens.lengths.argsort(stable=True), self.bert.get_input_embeddings()(tokens.ids)
         parts = [(rows, tokens.take(rows)) for rows in order.tensor_split(self.groups)]
         z = torch.cat([self.encode(part, words[rows, : part.ids.shape[1]]) for rows, part in parts])
         return z[order.argsort().to(z.device)]
+
+    def packed(self, tokens: Tokens) -> Float[Tensor, "n d"]:
+        "The real pieces alone, in one table."
+        ids = tokens.ids[:, : int(tokens.lengths.max())]
+        where, (*layers, last) = _Packed(tokens.lengths, self.groups, ids.device), self.bert.encoder.layer
+        x = self.bert.embeddings(ids.flatten()[where.source][None], position_ids=self.offset + where.position[None])[0]
+        for layer in layers:
+            x = _packed_layer(layer, x, where)
+        z = _packed_layer(last, x, where, self.pooling == "cls")
+        return (z if self.pooling == "cls" else where.mean(z)).index_select(0, where.unsort)
+
+    def forward(
+        self,
+        tokens: Tokens,  # n sentences
+    ) -> Float[Tensor, "n d"]:  # one vector each
+        "Encode n sentences; the order given is the order returned."
+        padded = self.offset is None or torch.compiler.is_compiling()
+        return self.in_groups(tokens) if padded else self.packed(tokens)
 
 # %% ../nbs/07_encoders.ipynb #8b21137b
 @torch.inference_mode()
@@ -145,7 +243,7 @@ def embed(
     encoder.eval()
     order = tokens.lengths.argsort(stable=True)
     parts = tqdm(order.split(batch_size), desc="embedding text", leave=False, disable=not progress)
-    z = torch.cat([encoder.encode(tokens.take(part).to(device)).float().cpu() for part in parts])
+    z = torch.cat([encoder(tokens.take(part).to(device)).float().cpu() for part in parts])
     encoder.train(training)
     return Vectors(z[order.argsort()].clone())
 
