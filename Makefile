@@ -9,7 +9,7 @@ PRESET ?= dmsil_kappa
 OUT ?= runs/$(DATA)-$(PRESET)-$(shell date +%Y%m%d-%H%M%S)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test lab mosi notebooks readme pages clean
+.PHONY: train test lab mosi bench cuda notebooks readme pages clean
 .DEFAULT_GOAL := train
 
 # The environment is made once for each change of what it is made from.
@@ -38,6 +38,15 @@ lab: .venv/.dev
 mosi: .venv/.dev
 	$(BIN)/python tools/mosi.py
 
+# Speed and memory beside MMSA, which gets an environment of its own (.venv-mmsa), into results/benchmark.json; half an hour.
+bench: .venv/.user
+	$(BIN)/dmsil bench
+
+# The cells that need a GPU; says so where there is none.
+cuda: .venv/.dev
+	$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch finds no GPU')"
+	nbdev_test --flags cuda
+
 # Everything that is made from the notebooks: modules, stored outputs, README.md.
 notebooks: .venv/.dev
 	nbdev_export
@@ -50,4 +59,4 @@ pages: .venv/.dev
 	$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-mmsa build dist *.egg-info

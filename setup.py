@@ -22,6 +22,6 @@ setup(
     package_data={"dmsil": ["*.mplstyle", "py.typed"]},
     python_requires=">=" + meta["min_python"],
     install_requires=meta["requirements"].split(),
-    extras_require={"text": meta["text_requirements"].split(), "dev": meta["dev_requirements"].split()},
+    extras_require={name.removesuffix("_requirements"): meta[name].split() for name in meta if name.endswith("_requirements")},
     entry_points={"console_scripts": meta["console_scripts"].split("\n")},
 )

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'WIDTHS', 'FEATURES', 'DROPOUT', 'BATCH', 'ACCUMULATE', 'LEARNING', 'DECAY', 'SIZES', 'SHAPES', 'PINS',
-           'PARTS', 'write_clips', 'network', 'Table', 'adam', 'mmsa_name', 'batch_loss', 'OurRun', 'peak_memory',
-           'held_memory', 'clock', 'without_dropout', 'mmsa_worker', 'our_clips', 'our_run', 'our_worker', 'our_record',
-           'our_parts', 'our_label_update', 'mmsa_label_update', 'textbook_coral', 'products', 'pairwise',
-           'our_covariances', 'their_losses', 'their_covariances', 'BenchConfig', 'mmsa_python', 'Side', 'agreement',
-           'agrees', 'compare', 'timed', 'ratios', 'machine', 'rounded', 'make_task', 'Bench', 'benchmark', 'worker',
-           'main']
+           'PARTS', 'write_clips', 'network', 'Table', 'adam', 'mmsa_name', 'OurRun', 'peak_memory', 'held_memory',
+           'clock', 'without_dropout', 'mmsa_worker', 'our_clips', 'our_run', 'our_worker', 'our_record', 'our_parts',
+           'our_label_update', 'mmsa_label_update', 'textbook_coral', 'products', 'pairwise', 'our_covariances',
+           'their_losses', 'their_covariances', 'BenchConfig', 'mmsa_python', 'Side', 'agreement', 'agrees', 'compare',
+           'timed', 'ratios', 'machine', 'significant', 'make_task', 'waits', 'gpu_figures', 'Bench', 'benchmark',
+           'worker']
 
 # %% ../nbs/14_benchmark.ipynb #7b197967
 import csv
@@ -23,6 +23,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -177,43 +178,34 @@ def mmsa_name(name: str) -> str:
     return name
 
 # %% ../nbs/14_benchmark.ipynb #cdd85554
-def batch_loss(
-    run,  # an `OurRun`
-    out,  # what the network returned for the clips that were run together
-    rows: torch.Tensor,  # row numbers of one batch of them
-    part: slice,  # where in `out` it stands
-) -> torch.Tensor:  # the loss of that batch
-    "Self-MM's loss of one batch."
-    from dmsil.objective import multitask_loss
-
-    labels = {"fusion": run.clips.train.labels[rows]} | {s: y[rows] for s, y in run.generator.labels.items()}
-    weights = {s: run.generator.weights(s, rows) for s in run.generator.labels}
-    return multitask_loss({s: y[part].float() for s, y in out.predictions.items()}, labels, weights).total
-
-# %% ../nbs/14_benchmark.ipynb #71304865
 class OurRun:
-    "This library's side: network, labels, optimiser."
+    "This library's side: what `forward_backward` asks of a run, with MMSA's optimiser and labels."
 
-    def __init__(self, clips, model: nn.Module):
+    def __init__(self, clips, model: nn.Module, precision: str = "float32"):
         from dmsil.labels import LabelGenerator
+        from dmsil.training import Ranks, TrainConfig
 
-        self.clips, self.model, self.optimiser, self.epoch = clips, model, adam(model), 0
-        device = next(model.parameters()).device
-        self.generator = LabelGenerator(clips.train.labels, FEATURES, bound=3.0, mode="selfmm", neutral="exclude").to(device)
+        self.clips, self.model, self.forward, self.optimiser, self.epoch = clips, model, model, adam(model), 0
+        self.device, self.ranks, self.alignment = next(model.parameters()).device, Ranks(), None
+        self.config = TrainConfig(precision=precision)
+        self.generator = LabelGenerator(clips.train.labels, FEATURES, bound=3.0, mode="selfmm", neutral="exclude").to(self.device)
 
-    def step(self, batches: list[torch.Tensor]) -> None:
+    def step(self, *batches: torch.Tensor) -> None:
         "Some batches together; a full group moves the weights."
-        whole, ends = len(batches) == ACCUMULATE, np.cumsum([len(rows) for rows in batches]).tolist()
-        cuts = [slice(end - len(rows), end) for rows, end in zip(batches, ends, strict=True)]
-        with torch.set_grad_enabled(whole):
-            out = self.model({name: x.take(torch.cat(batches)) for name, x in self.clips.train.inputs.items()})
-        if whole:
-            sum(batch_loss(self, out, rows, cut) for rows, cut in zip(batches, cuts, strict=True)).backward()
-        for rows, cut in zip(batches, cuts, strict=True):
-            self.generator.update({s: h[cut] for s, h in out.features.items()}, rows, self.epoch)
-        if whole:
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+        from dmsil.training import forward_backward
+
+        if len(batches) < ACCUMULATE:
+            return self.move_labels(batches)
+        forward_backward(self, *batches, share=ACCUMULATE)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def move_labels(self, batches) -> None:
+        "The labels alone."
+        for rows in batches:
+            out = self.model({name: x.take(rows) for name, x in self.clips.train.inputs.items()})
+            self.generator.update(out.features, rows.to(self.device), self.epoch)
 
     def train_epoch(self, order: torch.Tensor) -> None:
         "Every clip once, in the order given."
@@ -221,7 +213,7 @@ class OurRun:
         self.model.train()
         batches = order.split(BATCH)
         for i in range(0, len(batches), ACCUMULATE):
-            self.step(list(batches[i : i + ACCUMULATE]))
+            self.step(*batches[i : i + ACCUMULATE])
 
 # %% ../nbs/14_benchmark.ipynb #19646b77
 class _Over(Exception):
@@ -262,7 +254,7 @@ def held_memory() -> float | None:
 def clock(call, repeats: int = 5, warm: int = 1) -> dict:
     "Median seconds of a call, on the wall and of the processor."
     taken = []
-    for i in range(warm + repeats):
+    for _ in range(warm + repeats):
         wall, cpu = perf_counter(), process_time()
         call()
         taken.append((perf_counter() - wall, process_time() - cpu))
@@ -290,7 +282,8 @@ def _mmsa(task: dict):
     args.update(featurePath=task["clips"], custom_feature=None, feature_T=None, feature_A=None, feature_V=None, device=torch.device("cpu"),
                 pretrained=task["text"], text_out=384, train_mode="regression", model_save_path=task["folder"] + "/mmsa.pth",
                 cur_seed=1, early_stop=10**6, train_samples=task["n"], use_finetune=not task["frozen"])  # fmt: skip
-    loaders, model = MMDataLoader(args, 0), AMIO(args)
+    torch.set_default_dtype(task["dtype"])
+    loaders, model = MMDataLoader(args, 0), AMIO(args).to(task["dtype"])
     weights = {mmsa_name(name): torch.from_numpy(w) for name, w in np.load(task["weights"]).items()}
     left = model.load_state_dict(weights, strict=False)
     if left.unexpected_keys or any("pooler" not in name for name in left.missing_keys):
@@ -408,29 +401,38 @@ def _mmsa_parts(args, model, trainer, loader, optimiser) -> dict:
     return parts | {"labels": clock(labels), "optimiser": clock(optimiser.step)}
 
 # %% ../nbs/14_benchmark.ipynb #458cb889
+def _in_double(part):
+    "A split in double precision."
+    wide = {name: type(x)(x.values.double(), x.lengths) for name, x in part.inputs.items() if name != "text"}
+    return replace(part, inputs=part.inputs | wide, labels=part.labels.double())
+
+# %% ../nbs/14_benchmark.ipynb #0d8bfb73
 def our_clips(task: dict):
     "The clips of a task, read by this library."
     from dmsil.data import load_clips
     from dmsil.encoders import TextEncoder, embed
 
     clips = load_clips(task["clips"], dataset="mosi")
+    if task["record"]:
+        clips = replace(clips, **{name: _in_double(getattr(clips, name)) for name in SPLITS})
     if not task["frozen"]:
         return clips
     encoder = TextEncoder(pooling="cls")
     split = lambda part: replace(part, inputs=part.inputs | {"text": embed(encoder, part.inputs["text"])})
     return replace(clips, train=split(clips.train), valid=split(clips.valid), test=split(clips.test))
 
-# %% ../nbs/14_benchmark.ipynb #0d8bfb73
+# %% ../nbs/14_benchmark.ipynb #eb53b5b6
 def our_run(task: dict) -> OurRun:
     "Network, labels and optimiser of a task, with the weights of its file."
     from dmsil.model import Spec
 
+    torch.set_default_dtype(task["dtype"])
     clips = our_clips(task)
     specs = {name: Spec("steps", clips.train.inputs[name].values.shape[-1]) for name in WIDTHS}
     model = network(specs, Table() if task["frozen"] else None)
     weights = {name: torch.from_numpy(w) for name, w in np.load(task["weights"]).items()}
     model.load_state_dict({name: w for name, w in weights.items() if name in model.state_dict()})
-    return OurRun(clips, model)
+    return OurRun(clips, model.to(task["dtype"]))
 
 # %% ../nbs/14_benchmark.ipynb #0952dc76
 def our_worker(task: dict, port: _Port) -> None:
@@ -446,7 +448,7 @@ def our_worker(task: dict, port: _Port) -> None:
             port.answer(**our_parts(run))
             continue
         order = torch.from_numpy(orders[run.epoch % len(orders)])
-        epoch = clock(lambda: run.train_epoch(order), 1, 0)
+        epoch = clock(partial(run.train_epoch, order), 1, 0)
         valid = clock(lambda: evaluate(run.model, run.clips.valid), 1, 0)
         if task["record"]:
             np.savez(task["folder"] + f"/ours-{question['tag']}.npz", **our_record(run))
@@ -460,7 +462,7 @@ def our_record(run: OurRun) -> dict:
     predictions = {f"prediction_{s}": y.numpy() for s, y in predict(run.model, run.clips.valid)[0].items()}
     labels = {f"label_{s}": y.numpy() for s, y in run.generator.labels.items()}
     centres = run.generator.means().split(run.generator.widths, 1)
-    return predictions | labels | {f"centre_{s}": c.float().numpy() for s, c in zip(run.generator.dims, centres, strict=True)}
+    return predictions | labels | {f"centre_{s}": c.numpy() for s, c in zip(run.generator.dims, centres, strict=True)}
 
 # %% ../nbs/14_benchmark.ipynb #c8eedfea
 def our_parts(run: OurRun) -> dict:
@@ -576,7 +578,7 @@ def our_covariances() -> list[dict]:
         D, repeats = _features(n, d, m), 5 if n * d > 100_000 else 40
         row = {"n": n, "d": d, "modalities": m, "products": clock(lambda D=D: products(D), repeats, 3)["cpu"]}
         for name, loss in {"textbook": textbook_coral, "coral": coral, "kappa": kappa}.items():
-            row[name] = clock(lambda D=D, loss=loss: pairwise(loss, D), repeats, 3)["cpu"]
+            row[name] = clock(partial(pairwise, loss, D), repeats, 3)["cpu"]
         rows.append(row)
     return rows
 
@@ -598,7 +600,8 @@ def their_losses() -> dict:
     try:
         from cca_zoo.deep.objectives import CCALoss
 
-        found["cca_zoo CCA"] = lambda a, b, loss=CCALoss(): loss([a, b])
+        cca = CCALoss()
+        found["cca_zoo CCA"] = lambda a, b: cca([a, b])
     except ImportError:
         pass
     return found
@@ -660,10 +663,11 @@ class Side:
     def __init__(self, who: str, task: dict, python, threads: int):
         root, threads = Path(__file__).resolve().parents[1], str(threads)
         self.who, self.log = who, Path(task["folder"]) / f"{who}.log"
-        env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+        env = os.environ | {"PYTHONPATH": str(root), "TOKENIZERS_PARALLELISM": "false"}
+        env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         with self.log.open("a") as log:
-            self.process = subprocess.Popen([python, "-m", "dmsil.benchmark", "--worker", who, json.dumps(task)], env=env, text=True,
-                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+            pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True, "env": env}
+            self.process = subprocess.Popen([python, "-m", "dmsil.benchmark", who, json.dumps(task)], **pipe)
 
     def ask(self, **question) -> dict:
         "Put a question and wait for the answer."
@@ -688,21 +692,23 @@ def agreement(ours: dict, theirs: dict) -> dict:
     for kind in ("prediction", "label", "centre"):
         names = [name for name in theirs if name.startswith(kind)]
         gap = np.concatenate([np.abs(ours[name] - theirs[name]).ravel() for name in names])
-        found[kind] = {"median": float(np.median(gap)), "largest": float(gap.max()), "within_1e-5": float((gap <= 1e-5).mean())}
+        found[kind] = {"median": float(np.median(gap)), "largest": float(gap.max()), "within_1e-9": float((gap <= 1e-9).mean())}
     return found
 
 # %% ../nbs/14_benchmark.ipynb #7a98aebb
 def agrees(found: dict) -> bool:
-    "99 % of predictions and labels within 1e-5, all within 1e-3."
-    return all(found[kind]["within_1e-5"] >= 0.99 and found[kind]["largest"] <= 1e-3 for kind in ("prediction", "label"))
+    "99 % of predictions and labels within 1e-9, all within 1e-6."
+    return all(found[kind]["within_1e-9"] >= 0.99 and found[kind]["largest"] <= 1e-6 for kind in ("prediction", "label"))
 
 # %% ../nbs/14_benchmark.ipynb #27362312
 def compare(task: dict, pythons: dict, config: BenchConfig) -> list[dict]:
-    "Train both with dropout off; one row an epoch."
+    "Train both in double precision with dropout off; one row an epoch."
+    from tqdm.auto import tqdm
+
     rows, task = [], task | {"record": True}
     with ExitStack() as stack:
         sides = [stack.enter_context(Side(who, task, python, config.threads)) for who, python in pythons.items()]
-        for epoch in range(1, config.epochs + 1):
+        for epoch in tqdm(range(1, config.epochs + 1), desc="epochs compared", unit="epoch"):
             for side in sides:
                 side.ask(do="epoch", tag=f"{epoch}")
             records = [dict(np.load(Path(task["folder"]) / f"{side.who}-{epoch}.npz")) for side in sides]
@@ -712,9 +718,12 @@ def compare(task: dict, pythons: dict, config: BenchConfig) -> list[dict]:
 # %% ../nbs/14_benchmark.ipynb #d6f50875
 def timed(task: dict, pythons: dict, config: BenchConfig, repeats: int) -> dict:
     "Epochs of both in turn, dropout on; then the parts of a step."
+    from tqdm.auto import tqdm
+
     with ExitStack() as stack:
         sides = {who: stack.enter_context(Side(who, task, python, config.threads)) for who, python in pythons.items()}
-        answers = [{who: side.ask(do="epoch", tag="") for who, side in sides.items()} for _ in range(repeats)]
+        answers = [{who: side.ask(do="epoch", tag="") for who, side in sides.items()}
+                   for _ in tqdm(range(repeats), desc="epochs timed", unit="epoch")]
         parts = {who: side.ask(do="parts") for who, side in sides.items()}
     found = {}
     for who in sides:
@@ -729,10 +738,8 @@ def ratios(found: dict) -> dict:
     "MMSA over ours: medians and, for epochs, the range over the repeats."
     mid = lambda who, key: median(found[who][key])
     per_epoch = [b / a for a, b in zip(found["ours"]["epoch_cpu"], found["mmsa"]["epoch_cpu"], strict=True)]
-    parts = {name: found["mmsa"]["parts"][name]["cpu"] / part["cpu"] for name, part in found["ours"]["parts"].items() if name in found["mmsa"]["parts"]}
-    return {"epoch_wall": mid("mmsa", "epoch_wall") / mid("ours", "epoch_wall"), "epoch_cpu": mid("mmsa", "epoch_cpu") / mid("ours", "epoch_cpu"),
-            "epoch_cpu_range": [min(per_epoch), max(per_epoch)], "valid_cpu": mid("mmsa", "valid_cpu") / mid("ours", "valid_cpu"),
-            "memory": found["ours"]["memory_MB"] / found["mmsa"]["memory_MB"], "parts": parts}
+    faster = {key: mid("mmsa", key) / mid("ours", key) for key in ("epoch_wall", "epoch_cpu", "valid_cpu")}
+    return faster | {"epoch_cpu_range": [min(per_epoch), max(per_epoch)], "memory": found["ours"]["memory_MB"] / found["mmsa"]["memory_MB"]}
 
 # %% ../nbs/14_benchmark.ipynb #a078eaed
 def machine(threads: int) -> dict:
@@ -743,12 +750,12 @@ def machine(threads: int) -> dict:
             "torch": torch.__version__.split("+")[0], "python": platform.python_version(), "system": platform.system()}
 
 # %% ../nbs/14_benchmark.ipynb #8b3ea51b
-def rounded(value, digits: int = 5):
-    "Five digits are enough for a table."
+def significant(value, digits: int = 5):
+    "Five digits are enough for a table, wherever the point stands."
     if isinstance(value, dict):
-        return {k: rounded(v, digits) for k, v in value.items()}
+        return {k: significant(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [rounded(v, digits) for v in value]
+        return [significant(v, digits) for v in value]
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 # %% ../nbs/14_benchmark.ipynb #8098dfd5
@@ -771,7 +778,49 @@ def make_task(folder: Path, kind: str, config: BenchConfig) -> dict:
             "pieces": clips.train.inputs["text"].lengths.double().mean().item()}  # fmt: skip
 
 # %% ../nbs/14_benchmark.ipynb #bc8bbe1b
-PARTS = ("agreement", "epochs", "frozen", "labels", "covariances")
+def waits(step) -> int:
+    "How often a call makes the processor wait for the GPU."
+    import warnings
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("warn")
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in seen)
+
+# %% ../nbs/14_benchmark.ipynb #2882b88d
+def gpu_figures(
+    device: str = "cuda",  # where to train
+    corpus: str = "../shared/data/mosi",  # as in `BenchConfig`
+    n: tuple[int, int, int] = (1284, 229, 686),  # clips
+    repeats: int = 5,  # epochs timed
+    compiled: bool = True,  # torch.compile the network
+) -> dict:  # seconds an epoch, waits in a step
+    "Training of MOSI's shape with the clips on the device, in bf16."
+    from dmsil.data import load_clips
+    from dmsil.model import Spec
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_clips(Path(folder) / "mosi.pkl", corpus=corpus, n=n)
+        clips = load_clips(Path(folder) / "mosi.pkl", dataset="mosi").to(device)
+    model = network({name: Spec("steps", clips.train.inputs[name].values.shape[-1]) for name in WIDTHS}).to(device)
+    run = OurRun(clips, model, "bfloat16")
+    run.forward = torch.compile(model) if compiled else model
+    order, wait = torch.randperm(len(clips.train)), torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def epoch():
+        run.train_epoch(order)
+        wait()
+
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
+    epoch()
+    return {"device": name, "epoch_wall": clock(epoch, repeats, 0)["wall"], "waits": waits(lambda: run.step(*order[:64].split(BATCH)))}
+
+# %% ../nbs/14_benchmark.ipynb #3801306e
+PARTS = ("agreement", "epochs", "frozen", "labels", "covariances", "gpu")
 
 # %% ../nbs/14_benchmark.ipynb #a33d2b6e
 class Bench:
@@ -782,13 +831,17 @@ class Bench:
         if unknown:
             raise ValueError(f"parts: {', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
         self.config, out, self.tasks = replace(config, threads=config.threads or os.cpu_count()), Path(config.out), {}
-        self.pythons = {"ours": sys.executable, "mmsa": mmsa_python(config.environment)}
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(config.folder or self.temporary.name)
         self.found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"sets": {}}
         self.found |= {"machine": machine(self.config.threads), "clips": list(config.clips)}
         real = _corpus(Path(config.corpus), (1, 1, 1)) is not None
         self.kinds = [kind for kind in config.sets if real or kind == "mosi"]
+
+    @cached_property
+    def pythons(self) -> dict:
+        "Both interpreters; MMSA's is made at first need."
+        return {"ours": sys.executable, "mmsa": mmsa_python(self.config.environment)}
 
     def task(self, kind: str) -> dict:
         "Files of a set of clips, written once."
@@ -805,7 +858,7 @@ class Bench:
     def save(self) -> None:
         from dmsil.training import write_json
 
-        self.found = rounded(self.found)
+        self.found = significant(self.found)
         Path(self.config.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(self.config.out), self.found)
 
@@ -816,7 +869,7 @@ def _agreement(bench: Bench) -> None:
         bench.found["sets"][kind]["agreement"] = rows
         bench.save()
         if not all(map(agrees, rows)):
-            raise RuntimeError(f"{kind}: the two programs don't agree, so nothing is timed: {rows}")
+            raise ValueError(f"{kind}: the two programs don't agree, so nothing is timed: {rows}")
 
 # %% ../nbs/14_benchmark.ipynb #38582132
 def _epochs(bench: Bench, frozen: bool = False) -> None:
@@ -824,7 +877,7 @@ def _epochs(bench: Bench, frozen: bool = False) -> None:
         task, repeats = bench.task(kind) | {"frozen": frozen}, min(bench.config.repeats, 3 if frozen else 99)
         rows = bench.found["sets"][kind].get("agreement")
         if not rows or not all(map(agrees, rows)):
-            raise RuntimeError(f"{kind}: no agreement of the two programs is on record in {bench.config.out}; run the part agreement first")
+            raise ValueError(f"{kind}: {bench.config.out} holds no agreement of the two programs; run the part agreement first")
         load = os.getloadavg()[0]
         result = timed(task, bench.pythons, bench.config, repeats)
         result |= {"ratios": ratios(result), "load": [load, os.getloadavg()[0]], "threads": bench.config.threads}
@@ -841,13 +894,20 @@ def _covariances(bench: Bench) -> None:
     bench.found["covariances"] = [a | b for a, b in zip(*sides, strict=True)]
 
 # %% ../nbs/14_benchmark.ipynb #69640fcf
+def _gpu(bench: Bench) -> None:
+    if not torch.cuda.is_available():
+        raise ValueError("the part gpu needs a GPU, and torch finds none")
+    bench.found["gpu"] = gpu_figures(corpus=bench.config.corpus, n=bench.config.clips, repeats=bench.config.repeats)
+
+# %% ../nbs/14_benchmark.ipynb #03403f0e
 def benchmark(
     config: BenchConfig,  # what to do
     tell=print,  # called with each part's name
 ) -> dict:  # all figures; also written to config.out
     "Compare, and where the two agree, time."
     bench = Bench(config)
-    calls = {"agreement": _agreement, "epochs": _epochs, "frozen": lambda b: _epochs(b, True), "labels": _labels, "covariances": _covariances}
+    calls = {"agreement": _agreement, "epochs": _epochs, "frozen": partial(_epochs, frozen=True),
+             "labels": _labels, "covariances": _covariances, "gpu": _gpu}  # fmt: skip
     with bench.temporary:
         for part in config.parts:
             tell(part)
@@ -858,7 +918,7 @@ def benchmark(
 # %% ../nbs/14_benchmark.ipynb #45f93919
 def worker(who: str, task: dict) -> None:
     "A side's process: from the first question to the last."
-    port = _Port()
+    port, task = _Port(), task | {"dtype": torch.float64 if task.get("record") else torch.float32}
     if "clips" in task:
         return {"ours": our_worker, "mmsa": mmsa_worker}[who](task, port)
     calls = {("ours", "labels"): our_label_update, ("mmsa", "labels"): mmsa_label_update,
@@ -867,16 +927,6 @@ def worker(who: str, task: dict) -> None:
         port.answer(value=calls[who, question.pop("do")](**question))
 
 # %% ../nbs/14_benchmark.ipynb #c6c7876c
-def main(argv: list[str] | None = None) -> None:
-    "python -m dmsil.benchmark [--field value …]"
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["--worker"]:
-        return worker(argv[1], json.loads(argv[2]))
-    import tyro
-
-    benchmark(tyro.cli(BenchConfig, args=argv))
-
-# %% ../nbs/14_benchmark.ipynb #aaf67fdd
 #| eval: false
 if __name__ == "__main__":
-    main()
+    worker(sys.argv[1], json.loads(sys.argv[2]))

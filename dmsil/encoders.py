@@ -173,23 +173,8 @@ def _packed_layer(layer: nn.Module, x: Float[Tensor, "T d"], where: _Packed, fir
     return layer.output(layer.intermediate(z), z)
 
 # %% ../nbs/07_encoders.ipynb #c8cc621b
-class TextEncoder(nn.Module):
-    "A BERT-type encoder of `transformers` with one vector per sentence."
-
-    def __init__(
-        self,
-        name: str = "minilm",  # "minilm", a local folder, or a name on the hub
-        pooling: str = "mean",  # "mean" over the real pieces, or "cls"
-        groups: int = 8,  # groups of similar length a batch is split into (1: none)
-        pretrained: bool = True,  # False builds the shape only, for weights loaded afterwards
-        packed: bool = True,  # without padding, where the model allows it
-    ):
-        super().__init__()
-        if pooling not in ("mean", "cls"):
-            raise ValueError(f'pooling must be "mean" or "cls", got {pooling!r}')
-        self.bert = _bert(name, pretrained)
-        self.pooling, self.groups, self.width = pooling, groups, self.bert.config.hidden_size
-        self.offset = _position_offset(self.bert) if packed else None
+class _Padded(nn.Module):
+    "Sentences padded to the longest, for any model."
 
     def encode(self, tokens: Tokens, words: Tensor | None = None) -> Float[Tensor, "n d"]:
         "One padded forward pass, from ids or from words already looked up."
@@ -209,6 +194,25 @@ class TextEncoder(nn.Module):
         parts = [(rows, tokens.take(rows)) for rows in order.tensor_split(self.groups)]
         z = torch.cat([self.encode(part, words[rows, : part.ids.shape[1]]) for rows, part in parts])
         return z[order.argsort().to(z.device)]
+
+# %% ../nbs/07_encoders.ipynb #7e8690ae
+class TextEncoder(_Padded):
+    "A BERT-type encoder of `transformers` with one vector per sentence."
+
+    def __init__(
+        self,
+        name: str = "minilm",  # "minilm", a local folder, or a name on the hub
+        pooling: str = "mean",  # "mean" over the real pieces, or "cls"
+        groups: int = 8,  # groups of similar length a batch is split into (1: none)
+        pretrained: bool = True,  # False builds the shape only, for weights loaded afterwards
+        packed: bool = True,  # without padding, where the model allows it
+    ):
+        super().__init__()
+        if pooling not in ("mean", "cls"):
+            raise ValueError(f'pooling must be "mean" or "cls", got {pooling!r}')
+        self.bert = _bert(name, pretrained)
+        self.pooling, self.groups, self.width = pooling, groups, self.bert.config.hidden_size
+        self.offset = _position_offset(self.bert) if packed else None
 
     def packed(self, tokens: Tokens) -> Float[Tensor, "n d"]:
         "The real pieces alone, in one table."

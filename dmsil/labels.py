@@ -85,9 +85,9 @@ class RunningLine(_Exact):
         self.register_buffer("moments", torch.zeros(3, 3, dtype=torch.float64))  # Σ vvᵀ
 
     def replace(self, rows, once, t, y):
-        "Put in the latest t of some rows; where it is not finite the earlier one stays."
+        "Put in the latest t of some rows; where it is not below 2²⁰ the earlier one stays."
         old = self.points[:, rows]
-        new = torch.where(t.isfinite(), torch.stack([torch.ones_like(t), t, y]), old)
+        new = torch.where(t.abs() < 2**20, torch.stack([torch.ones_like(t), t, y]), old)
         self.moments += (new * once) @ new.T - (old * once) @ old.T
         self.points[:, rows] = new
 
@@ -207,10 +207,12 @@ class LabelGenerator(UnimodalLabels):
         mode: str = "selfmm",        # "selfmm": Self-MM's equations; "robust": the calibrated read-out, P27 (c)
         neutral: str = "exclude",    # clips labelled 0: "exclude" from the centres or "positive"
         floor: float = 0.0,          # w₀ of the weight
+        half: bool = False,          # store features in half precision
     ):
         if mode not in _readouts: raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
         super().__init__(labels, dims, neutral, floor)
         self.bound, self.mode, self.read = bound, mode, _readouts[mode]
+        if half: self.stored = self.stored.half()
         if mode == "robust": self.line = RunningLine(self.y.shape[1]).to(self.y.device)
 
     @torch.no_grad()
@@ -222,6 +224,7 @@ class LabelGenerator(UnimodalLabels):
         "One step: labels (from epoch 2 on), then stored features, then centres."
         rows = rows.to(self.y.device).contiguous()
         last, once = _last_visit(rows)
-        F, y = _side_by_side(features, self.dims, len(rows), self.stored)[last], self.y[:, rows]
+        F, y = _side_by_side(features, self.dims, len(rows), self.y)[last], self.y[:, rows]
         if epoch > 1: y[1:] = momentum(y[1:], self.read(self, F.double(), rows, once), epoch, self.bound)
+        F = F.to(self.stored.dtype)
         self.replace(rows, once, y, torch.where(F.isfinite().all(1, keepdim=True), F, self.stored[rows]))
