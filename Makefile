@@ -40,7 +40,7 @@ mosi: .venv/.dev
 
 # Speed and memory beside MMSA, which gets an environment of its own (.venv-mmsa), into results/benchmark.json; half an hour.
 bench: .venv/.user
-	$(BIN)/dmsil bench
+	$(BIN)/dmsil bench --threads 1
 
 # The cells that need a GPU; says so where there is none.
 cuda: .venv/.dev

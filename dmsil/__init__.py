@@ -8,7 +8,7 @@ _HOME = {
     "alignment": ("ModalAlignment", "AlignmentTerms"),
     "labels": ("LabelGenerator",),
     "synthetic": ("Simulation", "SyntheticConfig"),
-    "data": ("Clips", "DataError", "load_clips", "load_mosi", "open_clips", "synthetic_clips"),
+    "data": ("Clips", "DataError", "clips_from_table", "load_clips", "load_mosi", "open_clips", "save_clips", "synthetic_clips"),
     "model": ("ModelConfig", "MultimodalModel"),
     "objective": ("multitask_loss",),
     "metrics": ("sentiment_metrics",),

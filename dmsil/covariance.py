@@ -30,9 +30,18 @@ def _ready(name: str, rows: int, equal: bool, features: list) -> list:
     for D in features: dtype = torch.promote_types(dtype, D.dtype)
     return [D.to(dtype) for D in features]
 
+def _power(k: int, *D: Tensor) -> Tensor:
+    "The power of two, 1 for entries up to 2^(80/k), over which sums of k-th powers of features stay finite."
+    largest = torch.stack([X.detach().abs().amax() for X in D]).amax()
+    return torch.ldexp(torch.ones_like(largest), (torch.frexp(largest).exponent - 80 // k).clamp(min=0))
+
+def _times(x: Tensor, p: Tensor, k: int) -> Tensor: # x·pᵏ, infinite where that is beyond the format
+    for _ in range(k): x = x * p
+    return x
+
 # %% ../nbs/00_covariance.ipynb #a55e12cf
-def _measure(rows: int, equal: bool = False):
-    "Decorator: the arguments D, D_a, D_b checked and upcast, autocast off inside (P30)."
+def _measure(rows: int, equal: bool = False, degree: int = 0):
+    "Decorator: D, D_a, D_b checked and upcast, autocast off inside (P30); degree k: f(pD) = pᵏf(D), so that nothing overflows on the way."
     def decorate(function):
         sig = signature(function)
         @wraps(function)
@@ -41,12 +50,14 @@ def _measure(rows: int, equal: bool = False):
             features = [given.pop(name) for name in list(given) if name.startswith("D")]
             features = _ready(function.__name__, rows, equal, features)
             with torch.autocast(features[0].device.type, enabled=False):
-                return function(*features, **given)
+                if not degree: return function(*features, **given)
+                p = _power(degree, *features)
+                return _times(function(*(D / p for D in features), **given), p, degree)
         return call
     return decorate
 
 # %% ../nbs/00_covariance.ipynb #e3be4945
-@_measure(rows=1)
+@_measure(rows=1, degree=1)
 def centred(
     D: Float[Tensor, "n d"],  # features, one row a clip
 ) -> Float[Tensor, "n d"]:  # HD: each column has mean 0
@@ -54,8 +65,10 @@ def centred(
     D = D - D[:1].detach()
     return D - D.mean(0)
 
+_centre = centred.__wrapped__ # for features that are checked already
+
 # %% ../nbs/00_covariance.ipynb #4a8c81d3
-@_measure(rows=2)
+@_measure(rows=2, degree=2)
 def covariance(
     D: Float[Tensor, "n d"],  # features
 ) -> Float[Tensor, "d d"]:  # C = DᵀHD/m
@@ -70,7 +83,8 @@ def cross_covariance(
     D_b: Float[Tensor, "n d_b"],  # features of the other, the same clips
 ) -> Float[Tensor, "d_a d_b"]:  # C_ab = D_aᵀHD_b/m
     "Sample cross-covariance C_ab, divided by m = n − 1."
-    return centred(D_a).T @ centred(D_b) / (len(D_a) - 1)
+    p_a, p_b = _power(2, D_a), _power(2, D_b)
+    return centred(D_a / p_a).T @ centred(D_b / p_b) / (len(D_a) - 1) * p_a * p_b
 
 # %% ../nbs/00_covariance.ipynb #0f121e7b
 def _double(X: Tensor) -> Tensor:
@@ -86,25 +100,26 @@ def _distance(A: Tensor, B: Tensor) -> Tensor:
     return squared.clamp(min=0).to(A.dtype)
 
 # %% ../nbs/00_covariance.ipynb #29b2aa0a
-@_measure(rows=2, equal=True)
+@_measure(rows=2, equal=True, degree=4)
 def coral(
     D_a: Float[Tensor, "n d"],  # features of one modality
     D_b: Float[Tensor, "n d"],  # features of the other, as wide
 ) -> Float[Tensor, ""]:  # ℓ ≥ 0, in (unit of the features)⁴
     "Deep CORAL, ‖C_a − C_b‖²/(4d²) (Sun & Saenko 2016)."
     d, root_m = D_a.shape[1], math.sqrt(len(D_a) - 1)
-    return _distance(centred(D_a) / root_m, centred(D_b) / root_m) / (4 * d**2)
+    return _distance(_centre(D_a) / root_m, _centre(D_b) / root_m) / (4 * d**2)
 
 # %% ../nbs/00_covariance.ipynb #fb9e08d2
 def _unit(D: Tensor, columns: bool = False) -> Tensor:
     "D, or each of its columns, over the power of two that brings its largest entry to [½, 1)."
     largest = D.detach().abs().amax(0) if columns else D.detach().abs().amax()
-    power = torch.frexp(largest).exponent.clamp(-100, 100)
+    most = 100 if D.dtype == torch.float32 else 1000 # of an exponent: 2 to it, and its inverse, are in the format
+    power = torch.frexp(largest).exponent.clamp(-most, most)
     return D * torch.ldexp(torch.ones_like(largest), -power)
 
 def _standardised(D: Tensor) -> Tensor:
     "Z: centred columns of length 1; a constant column is zero."
-    Z = _unit(centred(_unit(D, columns=True)), columns=True)
+    Z = _unit(_centre(_unit(D, columns=True)), columns=True)
     squared = Z.square().sum(0)
     return Z * torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).rsqrt(), 0.0)
 
@@ -128,18 +143,18 @@ def _ustatistic(A: Tensor, B: Tensor) -> Tensor:
     return top / math.perm(n, 4)
 
 # %% ../nbs/00_covariance.ipynb #625bc7b1
-@_measure(rows=4, equal=True)
+@_measure(rows=4, equal=True, degree=4)
 def coral_unbiased(
     D_a: Float[Tensor, "n d"],  # features of one modality
     D_b: Float[Tensor, "n d"],  # features of the other, as wide
 ) -> Float[Tensor, ""]:  # its mean over batches is ‖Σ_a − Σ_b‖²/(4d²); a single batch may be below 0
     "CORAL without its batch bias: the U-statistic of P13."
-    A, B = _double(centred(D_a)), _double(centred(D_b))
+    A, B = _double(_centre(D_a)), _double(_centre(D_b))
     squared = _ustatistic(A, A) + _ustatistic(B, B) - 2 * _ustatistic(A, B)
     return (squared / (4 * D_a.shape[1] ** 2)).to(D_a.dtype)
 
 # %% ../nbs/00_covariance.ipynb #4041ef0e
-@_measure(rows=1)
+@_measure(rows=1, degree=2)
 def gram(
     D: Float[Tensor, "n d"],  # features
 ) -> Float[Tensor, "n n"]:  # K = HDDᵀH
@@ -150,7 +165,7 @@ def gram(
 # %% ../nbs/00_covariance.ipynb #08f0e40f
 def _scaled(D: Tensor) -> Tensor:
     "Centred features at a scale near 1: CKA and kappa do not depend on the scale, floating point does."
-    return _unit(centred(_unit(D)))
+    return _unit(_centre(_unit(D)))
 
 def _overlap(A: Tensor, B: Tensor) -> Tensor:
     "tr AAᵀBBᵀ = ‖AᵀB‖², on the cheaper side (P29)."
@@ -240,6 +255,8 @@ def whiteness(
     D: Float[Tensor, "n d"],  # features
 ) -> Float[Tensor, ""]:  # ≥ 0, and 0 only if C = I
     "How far the features are from white, ‖C − I‖²/d."
-    (n, d), X = D.shape, centred(D) / math.sqrt(len(D) - 1)
-    if n >= d / 2: return (X.T @ X - torch.eye(d, dtype=X.dtype, device=X.device)).square().sum() / d
-    return ((X @ X.T).square().sum() - 2 * X.square().sum() + d) / d
+    p = _power(4, D)
+    (n, d), X = D.shape, _centre(D / p) / math.sqrt(len(D) - 1) # ‖C − I‖² = p⁴‖C/p² − I/p²‖²
+    if n >= d / 2: squared = (X.T @ X - torch.eye(d, dtype=X.dtype, device=X.device) / p / p).square().sum()
+    else: squared = (X @ X.T).square().sum() - 2 * X.square().sum() / p / p + d / p / p / p / p
+    return _times(squared / d, p, 4)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOSI_FILES', 'MOSI_VISION', 'TIMING', 'Texts', 'Vectors', 'Steps', 'Tokens', 'Split', 'Clips', 'DataError',
-           'synthetic_clips', 'load_clips', 'fetch', 'load_mosi', 'load_mmmo', 'open_clips']
+           'synthetic_clips', 'load_clips', 'fetch', 'load_mosi', 'load_mmmo', 'open_clips', 'group_splits',
+           'clips_from_table', 'save_clips']
 
 # %% ../nbs/06_data.ipynb #5614fe05
 import csv
@@ -100,12 +101,18 @@ class Clips:
     dataset: str = "mosi" # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
     truth: dict[str, float] = field(default_factory=dict) # least possible errors, where the source knows them
     notes: tuple[str, ...] = () # what was changed on the way in
+    scale: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict) # mean and deviation of each column, for clips to come
 
     @property
     def modalities(self) -> tuple[str, ...]: return tuple(self.train.inputs)
     @property
     def splits(self) -> dict[str, Split]: return {"train": self.train, "valid": self.valid, "test": self.test}
     def to(self, device) -> "Clips": return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+    def only(self, *names: str) -> "Clips": # the clips with these modalities
+        for name in names:
+            if name not in self.modalities: raise _error(self.name, "", "modalities", name, " or ".join(self.modalities))
+        part = lambda split: replace(split, inputs={s: split.inputs[s] for s in names})
+        return replace(self, **{name: part(split) for name, split in self.splits.items()})
 
 # %% ../nbs/06_data.ipynb #df1e9ba4
 class DataError(ValueError):
@@ -145,6 +152,9 @@ class _Refused(Exception):
     "An instruction or a value that is not let through."
     def __init__(self, found: str, expected: str = "numpy arrays and plain containers"): self.found, self.expected = found, expected
 
+def _word(x) -> str: # for a message; what else a file holds may be endless to print
+    return x if isinstance(x, str) else f"a {type(x).__name__}"
+
 # %% ../nbs/06_data.ipynb #48e75bf9
 @dataclass
 class _Dtype:
@@ -158,7 +168,7 @@ class _Dtype:
 
     def numpy(self) -> np.dtype:
         plain = isinstance(self.code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O8?", self.code)
-        if not (plain and self.order in ("<", ">", "|", "=")): raise _Refused(f"dtype {self.code!r}", "numbers, strings or objects")
+        if not (plain and self.order in ("<", ">", "|", "=")): raise _Refused(f"dtype {_word(self.code)!r}", "numbers, strings or objects")
         return np.dtype(object if self.code[0] == "O" else self.order + self.code)
 
 # %% ../nbs/06_data.ipynb #d7da0209
@@ -179,23 +189,26 @@ class _Array:
         dtype, objects = self.dtype.numpy(), self.dtype.code[0] == "O"
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         if not isinstance(raw, list if objects else bytes | bytearray): raise _Refused("an array without its values")
-        if not all(type(k) is int and 0 <= k < 2**48 for k in self.shape): raise _Refused(f"shape {self.shape}")
+        if not (type(self.shape) is tuple and len(self.shape) < 128 and all(type(k) is int for k in self.shape)):
+            raise _Refused(f"{_word(self.shape)} for a shape", "whole numbers, at most one for each dimension")
+        if not all(0 <= k < 2**48 for k in self.shape): raise _Refused(f"shape {self.shape}")
         wanted, given = math.prod(self.shape) * (1 if objects else dtype.itemsize), len(raw)
         if wanted != given: raise _Refused(f"shape {self.shape}, which needs {wanted} bytes, over {given}", "as many as it needs")
         return raw if objects else np.frombuffer(raw, dtype).reshape(self.shape, order=self.order)
 
 # %% ../nbs/06_data.ipynb #da07c676
 def _reconstruct(kind: str, shape: tuple, code: bytes) -> _Array:
-    if kind != "numpy.ndarray": raise _Refused(f"an array of type {kind}")
+    if kind != "numpy.ndarray": raise _Refused(f"an array of type {_word(kind)}")
     return _Array()
 
 def _encoded(text: str, encoding: str) -> bytes:
-    if encoding != "latin1": raise _Refused(f"bytes encoded as {encoding}")
+    if encoding != "latin1": raise _Refused(f"bytes encoded as {_word(encoding)}")
     return text.encode("latin1")
 
 # %% ../nbs/06_data.ipynb #b44ddb86
 def _key(value): # of a dict, or in a set: what can be hashed at once
     if type(value) not in (str, int, float, bool, bytes, type(None)): raise _Refused(f"a key of type {type(value).__name__}")
+    if type(value) is int and abs(value) >= 2**60: raise _Refused("a key of 2⁶⁰ or more") # from there on hashes can be made to collide
     return value
 
 def _pairs(items: list) -> dict: return dict(zip(map(_key, items[::2]), items[1::2], strict=True))
@@ -224,7 +237,7 @@ def _called(make: _Name, args: tuple):
 # %% ../nbs/06_data.ipynb #f56cacc4
 class _Machine:
     "The stack machine of the pickle format."
-    def __init__(self): self.stack, self.marks, self.memo = [], [], {}
+    def __init__(self): self.stack, self.marks, self.memo, self.at, self.copied = [], [], {}, 0, 0
     def push(self, value): self.stack.append(value)
     def pop(self, k: int) -> list: return [self.stack.pop() for _ in range(k)][::-1]
 
@@ -239,6 +252,12 @@ class _Machine:
         elif type(box) is dict: box.update(_pairs(items))
         elif type(box) is set: box.update(map(_key, items))
         else: raise _Refused(f"items for a {type(box).__name__}")
+
+    def call(self, make: _Name, args: tuple): # what is made is no longer than what was read
+        value = _called(make, args)
+        self.copied += len(args[0]) if args and isinstance(value, set | frozenset) else len(value) if isinstance(value, str | bytes) else 0
+        if self.copied > self.at: raise _Refused("calls that copy the same again and again")
+        self.push(value)
 
     def build(self, state: tuple): # the array or dtype below takes it
         if not isinstance(self.stack[-1], _Array | _Dtype): raise _Refused(f"a state for a {type(self.stack[-1]).__name__}")
@@ -265,7 +284,7 @@ _OPS: dict[str, Callable] = { # instruction: what it does to machine m with argu
     "APPEND": lambda m, a: m.fill(m.pop(1)), "SETITEM": lambda m, a: m.fill(m.pop(2)),
     **dict.fromkeys(("APPENDS", "SETITEMS", "ADDITEMS"), lambda m, a: m.fill(m.cut())),
     "GLOBAL": lambda m, a: m.push(_named(a.replace(" ", ".", 1))), "STACK_GLOBAL": lambda m, a: m.push(_named(".".join(m.pop(2)))),
-    "REDUCE": lambda m, a: m.push(_called(*m.pop(2))), "BUILD": lambda m, a: m.build(*m.pop(1)),
+    "REDUCE": lambda m, a: m.call(*m.pop(2)), "BUILD": lambda m, a: m.build(*m.pop(1)),
 }
 
 # %% ../nbs/06_data.ipynb #b3b8efb0
@@ -276,9 +295,11 @@ def _unpickle(
     "What a pickle describes, if that is arrays in plain containers; else a `DataError`."
     machine = _Machine()
     try:
-        for op, argument, _ in pickletools.genops(data):
+        for op, argument, machine.at in pickletools.genops(data):
             if op.name not in _OPS: raise _Refused(f"the pickle instruction {op.name}")
             _OPS[op.name](machine, argument)
+            if isinstance(argument, bytes) and len(argument) > 2**20 and hasattr(data, "madvise"):
+                data.madvise(mmap.MADV_DONTNEED) # what was read of a mapped file need not stay in memory
         return machine.stack.pop()
     except _Refused as error: raise _error(file, *_place(machine), error.found, error.expected) from None
     except Exception as error: # whatever a damaged byte leads to
@@ -322,7 +343,8 @@ def _column(table: _Table, field: str) -> np.ndarray | list:
     try: values = values.values() if isinstance(values, _Array) else values
     except _Refused as error: raise table.error(field, error.found, error.expected) from None
     except Exception as error: raise table.error(field, f"a damaged array ({type(error).__name__})", "a whole one") from None
-    if not isinstance(values, list) and not np.ndim(values): raise table.error(field, f"a {type(values).__name__}", "an array")
+    if not (isinstance(values, list) or isinstance(values, np.ndarray) and values.ndim):
+        raise table.error(field, f"a {type(values).__name__}", "an array or a list")
     if table.rows not in (None, len(values)): raise table.error(field, f"{len(values)} rows", f"{table.rows}, one for each label")
     return values
 
@@ -330,7 +352,9 @@ def _column(table: _Table, field: str) -> np.ndarray | list:
 def _numbers(table: _Table, field: str) -> np.ndarray:
     "A column of numbers, as an array or a flat list."
     values = _column(table, field)
-    if isinstance(values, list) and all(isinstance(value, int | float) for value in values): values = np.array(values, dtype=float)
+    if isinstance(values, list) and all(isinstance(value, int | float) for value in values):
+        try: values = np.array(values, dtype=float)
+        except OverflowError: raise table.error(field, "a whole number of more than 308 digits", "numbers") from None
     kind = f"dtype {values.dtype}" if isinstance(values, np.ndarray) else "a list of other things"
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf": raise table.error(field, kind, "numbers")
     return values
@@ -382,7 +406,7 @@ def _tokens(table: _Table) -> Tokens:
     values = _numbers(table, "text_bert")
     if values.ndim != 3 or values.shape[1] != 3 or not values.shape[2]: raise table.error("text_bert", f"shape {values.shape}", "(n, 3, L)")
     ids, mask = values[:, 0], values[:, 1]
-    odd = ~np.isfinite(ids) | (ids < 0) | (ids >= 2**31) | (np.trunc(ids) != ids)
+    odd = ~np.isfinite(ids) | (ids < 0) | (ids.astype(np.float64) >= 2**31) | (np.trunc(ids) != ids)
     if odd.any():
         row, step = np.argwhere(odd)[0]
         raise table.error("text_bert", f"{odd.sum()} such tokens as {ids[row, step]} in row {row}", "whole numbers from 0 on")
@@ -397,7 +421,8 @@ def _strings(table: _Table, field: str) -> tuple[str, ...]:
     values = _column(table, field)
     values = values if isinstance(values, list) else values.tolist()
     for row, value in enumerate(values):
-        if type(value) not in (str, int): raise table.error(field, f"a {type(value).__name__} in row {row}", "strings")
+        if type(value) is not str and not (type(value) is int and abs(value) < 2**63):
+            raise table.error(field, f"a {type(value).__name__} in row {row}", "strings")
     return tuple(map(str, values))
 
 # %% ../nbs/06_data.ipynb #10ca4b6f
@@ -651,7 +676,7 @@ def load_mosi(
 # %% ../nbs/06_data.ipynb #7b5966d5
 _MOST = 2**28 # bytes of an unpacked array
 
-def _npy(archive: zipfile.ZipFile, member: str) -> _Array:
+def _npy(archive: zipfile.ZipFile, member: str, most: int = _MOST) -> _Array: # most: values
     "One array of an npz, as its pieces."
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     size = archive.getinfo(member).file_size
@@ -661,12 +686,16 @@ def _npy(archive: zipfile.ZipFile, member: str) -> _Array:
         if version not in headers: raise _Refused(f"npy format {version}", "1.0 or 2.0")
         shape, fortran, dtype = headers[version](stream)
         if dtype.hasobject: raise _Refused("an array of objects", "numbers")
-        return _Array(stream.read(), _Dtype(dtype.str[1:], dtype.str[0]), shape, "F" if fortran else "C")
+        n = math.prod(shape)
+        honest = 0 <= n * max(dtype.itemsize, 1) <= size
+        if honest and n > most: raise _Refused(f"{n} values", f"at most {most} more")
+        raw = stream.read(2**16 + (n * dtype.itemsize if honest else 0)) # zeros may be packed a thousandfold
+        return _Array(raw, _Dtype(dtype.str[1:], dtype.str[0]), shape, "F" if fortran else "C")
 
 # %% ../nbs/06_data.ipynb #b310184e
 def _read_npz(path: Path, fields: tuple[str, ...]) -> dict[str, dict[str, _Array]]: # split: field: array
     "The arrays `FIELD_SPLIT` of an npz."
-    found, split, field = {}, "", ""
+    found, split, field, left = {}, "", "", 2**22
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -675,7 +704,8 @@ def _read_npz(path: Path, fields: tuple[str, ...]) -> dict[str, dict[str, _Array
                 for field in fields:
                     member = f"{field}_{split}.npy"
                     if member not in names: raise _Refused(f"no such array among {_few(names)}", f"{field}_{split}")
-                    found[split][field] = _npy(archive, member)
+                    found[split][field] = _npy(archive, member, left)
+                    left -= max(0, min(math.prod(found[split][field].shape), len(found[split][field].raw)))
     except _Refused as error: raise _error(path.name, split, field, error.found, error.expected) from None
     except OSError as error: raise _error(path.name, split, field, error.strerror or type(error).__name__, "a readable file") from None
     except Exception as error: # whatever a damaged byte leads to
@@ -754,3 +784,313 @@ def open_clips(
     if str(data) == "mosi": return load_mosi(cache, mirror)
     if str(data) == "synthetic": return synthetic_clips(seed=seed)
     return (load_mmmo if Path(data).suffix == ".npz" else load_clips)(data, **options)
+
+# %% ../nbs/06_data.ipynb #b31c0429
+def _records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]: # heading; line and cells of each record
+    "A CSV table as it stands in its file."
+    records, line = [], 1
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as opened:
+            reader = csv.reader(opened, strict=True)
+            for cells in reader:
+                if any(map(str.strip, cells)): records.append((line, cells))
+                line = reader.line_num + 1
+    except OSError as error: raise _error(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
+    except UnicodeDecodeError: raise _error(path.name, "", "", "bytes that are not UTF-8", "a table saved as UTF-8") from None
+    except csv.Error as error: raise _error(path.name, "", f"line {line}", error, "cells between commas, quoted if they hold one") from None
+    if len(records) < 2: raise _error(path.name, "", "", f"{len(records)} lines", "a heading and a line for each clip")
+    head = [cell.strip() for cell in records[0][1]]
+    for line, cells in records[1:]:
+        if len(cells) != len(head): raise _error(path.name, "", f"line {line}", f"{len(cells)} cells", f"{len(head)}, as in the heading")
+    return head, records[1:]
+
+# %% ../nbs/06_data.ipynb #08c5c357
+_ROLES = ("id", "label", "text", "split", "group")
+
+@dataclass(frozen=True)
+class _Lines:
+    "A CSV table that is being read."
+    file: str
+    names: dict[str, str] # what a column is for: its name in the file
+    cells: dict[str, list[str]] # what a column is for: its cells
+    at: list[int] # the line that each record begins on
+
+    def error(self, row: int, role: str, found, expected) -> DataError:
+        return _error(self.file, "", f"line {self.at[row]}, {self.names[role]}", found, expected)
+
+# %% ../nbs/06_data.ipynb #e6c49f9d
+def _lines(path: Path, columns: dict[str, str | None]) -> _Lines:
+    "The columns that mean something, by what they are for."
+    for role in columns:
+        if role not in _ROLES and not role.startswith("label_"): raise ValueError(f"columns: {role!r} is none of {_few(_ROLES)} or label_…")
+    head, records = _records(path)
+    names = {name: name for name in head if name in _ROLES or name.startswith("label_")} | columns
+    names = {role: name for role, name in names.items() if name is not None}
+    for role in dict.fromkeys(("id", "label", *names)):
+        name = names.get(role, role)
+        if head.count(name) != 1: raise _error(path.name, "", "heading", f"{head.count(name)} columns {name} among {_few(head)}", "one")
+    cells = {role: [record[head.index(name)].strip() for _, record in records] for role, name in names.items()}
+    return _Lines(path.name, names, cells, [line for line, _ in records])
+
+# %% ../nbs/06_data.ipynb #33abab26
+def _ids(lines: _Lines) -> tuple[str, ...]:
+    "A name for each clip, each name once."
+    first = {}
+    for row, clip in enumerate(lines.cells["id"]):
+        if not clip: raise lines.error(row, "id", "nothing", "a name for the clip")
+        if first.setdefault(clip, row) != row: raise lines.error(row, "id", f"{clip}, as on line {lines.at[first[clip]]}", "each clip once")
+    return tuple(first)
+
+def _scores(lines: _Lines, role: str, bound: float) -> Float[Tensor, " n"]:
+    "A column of labels."
+    for row, cell in enumerate(lines.cells[role]):
+        try: y = float(cell)
+        except ValueError: y = math.nan
+        if not math.isfinite(y): raise lines.error(row, role, repr(cell), "a number such as -1.5")
+        if abs(y) > bound: raise lines.error(row, role, cell, f"a label within ±{bound:g}")
+    return torch.tensor([float(cell) for cell in lines.cells[role]])
+
+# %% ../nbs/06_data.ipynb #b2c3d875
+def group_splits(
+    groups, # a speaker or video for each clip
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2), # of the clips in train, valid and test
+    seed: int = 0, # of the order among groups of equal size
+) -> list[str]: # "train", "valid" or "test" for each clip
+    "A split for each clip, every group in one of them."
+    rows = {}
+    for row, group in enumerate(groups): rows.setdefault(group, []).append(row)
+    if len(rows) < 3: raise ValueError(f"three splits need at least 3 groups, got {len(rows)}")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    split, lack, empty = [""] * len(groups), {s: share * len(groups) for s, share in zip(_SPLITS, shares, strict=True)}, set(_SPLITS)
+    for done, members in enumerate(sorted((list(rows.values())[k] for k in order), key=len, reverse=True)):
+        name = max(empty if len(rows) - done <= len(empty) else _SPLITS, key=lack.get)
+        for row in members: split[row] = name
+        lack[name] -= len(members)
+        empty.discard(name)
+    return split
+
+# %% ../nbs/06_data.ipynb #eee5a9f1
+def _split_of(lines: _Lines, shares: tuple[float, float, float], seed: int) -> list[str]:
+    "The split of each clip, from its column or dealt out by groups."
+    groups, split, first = lines.cells.get("group"), lines.cells.get("split"), {}
+    if not groups and not split:
+        raise _error(lines.file, "", "heading", "neither split nor group", "split (train, valid or test), or group, to deal the groups out")
+    for row, name in enumerate(split or ()):
+        if name not in _SPLITS: raise lines.error(row, "split", repr(name), "train, valid or test")
+    for row, group in enumerate(groups or ()):
+        if not group: raise lines.error(row, "group", "nothing", "who speaks, or which video")
+        other = first.setdefault(group, row)
+        if split and split[row] != split[other]:
+            raise lines.error(row, "group", f"{group} in {split[row]}, and in {split[other]} on line {lines.at[other]}",
+                              "each group in one split (columns={'group': None} leaves this unchecked)")
+    if split:
+        for name in _SPLITS:
+            if name not in split: raise _error(lines.file, "", lines.names["split"], f"no clip in {name}", "at least one in each split")
+        return split
+    if len(first) < 3: raise _error(lines.file, "", lines.names["group"], f"{len(first)} groups", "at least 3, one for each split")
+    return group_splits(groups, shares, seed)
+
+# %% ../nbs/06_data.ipynb #27b5254a
+def _h5_part(opened, part: str):
+    "One data set of an open file."
+    import h5py
+    if not isinstance(opened.get(part, getlink=True), h5py.HardLink): raise _Refused(f"a link under {part}", "a data set")
+    data = opened[part]
+    if not isinstance(data, h5py.Dataset): raise _Refused(f"a group under {part}", "a data set")
+    if data.is_virtual or data.external: raise _Refused(f"{part} in other files", "a data set in this one")
+    held = data.id.get_storage_size()
+    if data.nbytes > max(_MOST, 100 * held): raise _Refused(f"{data.nbytes} bytes declared, {held} there", "a file that holds them")
+    return data[()]
+
+def _read_h5(path: Path) -> dict:
+    import h5py
+    with h5py.File(path, "r") as opened:
+        if "values" not in opened: raise _Refused(f"no such data set among {_few(opened)}", "values")
+        return {part: _h5_part(opened, part) for part in _PARTS if part in opened}
+
+def _read_npz_parts(path: Path) -> dict:
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "values" not in names: raise _Refused(f"no such array among {_few(names)}", "values")
+        return {part: _npy(archive, f"{part}.npy").values() for part in _PARTS if part in names}
+
+def _mapped(path: Path) -> np.ndarray: # a size beyond 2⁶³ wraps around in NumPy, and is then refused there
+    with np.errstate(over="ignore"): return np.lib.format.open_memmap(path, mode="r")
+
+_PARTS = ("values", "lengths", "ids")
+_READERS = {".npy": lambda path: {"values": _mapped(path)},
+            ".npz": _read_npz_parts, ".h5": _read_h5, ".hdf5": _read_h5}
+
+# %% ../nbs/06_data.ipynb #412a6208
+def _file_parts(path: Path, modality: str) -> dict: # values and, where they are there, lengths and ids
+    "The arrays of a file."
+    if path.suffix not in _READERS: raise _error(path.name, "", modality, f"a file ending in {path.suffix!r}", _few(_READERS))
+    if not path.is_file(): raise _error(path.name, "", modality, "no such file", "a readable file")
+    try: return _READERS[path.suffix](path)
+    except _Refused as error: raise _error(path.name, "", modality, error.found, error.expected) from None
+    except Exception as error: # whatever a damaged byte leads to
+        raise _error(path.name, "", modality, f"a damaged {path.suffix[1:]} ({type(error).__name__}: {error})", "a whole one") from None
+
+# %% ../nbs/06_data.ipynb #8c73f724
+def _plain(x) -> np.ndarray:
+    if isinstance(x, Tensor): x = x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype).numpy()
+    return np.asarray(x)
+
+def _given_parts(given, modality: str) -> dict: # as `_file_parts`
+    "The arrays of what was given in memory: an array, an array and its lengths, or a list of sequences."
+    if isinstance(given, tuple):
+        if len(given) != 2: raise _error("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
+        return {"values": _plain(given[0]), "lengths": _plain(given[1])}
+    if not isinstance(given, list) or not given or np.ndim(given[0]) < 2: return {"values": _plain(given)}
+    rows, d = [_plain(row) for row in given], np.shape(given[0])[-1]
+    for k, row in enumerate(rows):
+        if row.ndim != 2 or not len(row) or row.shape[1] != d or row.dtype.kind not in "iuf":
+            raise _error("arrays", "", modality, f"shape {row.shape} of {row.dtype} in row {k}", f"(steps, {d}) of numbers, as in row 0")
+    lengths = np.array([len(row) for row in rows])
+    values = np.zeros((len(rows), lengths.max(), d), np.float32)
+    for k, row in enumerate(rows): values[k, :len(row)] = row
+    return {"values": values, "lengths": lengths}
+
+# %% ../nbs/06_data.ipynb #35683107
+def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str]) -> dict:
+    "The rows in the order of the table."
+    wanted, values = lines.cells["id"], parts["values"]
+    if "ids" not in parts:
+        n = len(wanted)
+        if len(values) != n: raise _error(file, "", modality, f"{len(values)} rows", f"{n}, one for each clip of {lines.file}")
+        return parts
+    ids = [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in np.ravel(parts["ids"]).tolist()]
+    if len(ids) != len(values): raise _error(file, "", modality, f"{len(ids)} ids for {len(values)} rows", "an id for each row")
+    place = {clip: row for row, clip in enumerate(ids)}
+    if len(place) < len(ids): raise _error(file, "", modality, f"{len(ids) - len(place)} ids twice", "each id once")
+    for row, clip in enumerate(wanted):
+        if clip not in place: raise lines.error(row, "id", f"{clip}, which {file} does not have", f"one of its ids, such as {_few(ids, 3)}")
+    if len(ids) > len(wanted): notes.append(f"{modality}: {len(ids) - len(wanted)} rows of {file} belong to no clip of {lines.file}")
+    order = [place[clip] for clip in wanted]
+    return {part: x[order] if np.ndim(x) and len(x) == len(ids) else x for part, x in parts.items() if part != "ids"}
+
+# %% ../nbs/06_data.ipynb #cfd28868
+def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]) -> Vectors | Steps:
+    "One modality of a table, from memory or a file."
+    if not modality.isidentifier() or modality in ("fusion", *(("text",) if "text" in lines.cells else ())):
+        raise _error("arrays", "", "names", repr(modality), "a name such as voice; fusion, and text if the table has one, are taken")
+    path = Path(given) if isinstance(given, str | Path) else None
+    file, parts = (path.name, _file_parts(path, modality)) if path else ("arrays", _given_parts(given, modality))
+    values = parts["values"]
+    if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or 0 in values.shape[1:]:
+        raise _error(file, "", modality, f"shape {np.shape(values)}", "(n, d), or (n, L, d) for sequences")
+    parts, told = _by_id(parts, lines, file, modality, notes), []
+    fields = {modality: parts["values"]} | ({f"{modality}_lengths": parts["lengths"]} if "lengths" in parts else {})
+    table = _Table(file, "", fields, clean, told, rows=len(lines.at))
+    x = _steps(table, modality) if values.ndim == 3 else Vectors(_floats(table, modality, "(n, d)"))
+    notes += [note.removeprefix(".") for note in told]
+    return x
+
+# %% ../nbs/06_data.ipynb #065aa185
+def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], cut: float = 5.0) -> Vectors | Steps:
+    "Mean 0 and deviation 1 over the steps of train, cut at `cut` deviations; a column that never moves there becomes 0."
+    within = lambda x: torch.arange(x.values.shape[1]) < x.lengths[:, None]
+    seen = x.take(train)
+    rows = (seen.values[within(seen)] if isinstance(x, Steps) else seen.values).double()
+    mean, std = rows.mean(0), rows.std(0, correction=0)
+    std[std <= 1e-6 * rows.abs().amax(0)] = torch.inf
+    z = ((x.values.double() - mean) / std).clamp(-cut, cut).float()
+    return Steps(z * within(x)[..., None], x.lengths) if isinstance(x, Steps) else Vectors(z)
+
+# %% ../nbs/06_data.ipynb #aeda7876
+def clips_from_table(
+    table: str | Path, # a CSV file with a heading: id, label; text; split or group; label_<modality>
+    arrays: dict | None = None, # by modality: (n, d), (n, L, d), (values, lengths), a list of (L, d), or the path of a .npy, .npz or .h5
+    columns: dict[str, str | None] | None = None, # names in the file where they are others: {"text": "transcript"}; None: leave it out
+    dataset: str = "mosi", # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
+    bound: float | None = None, # labels lie within ±bound; None: that of the data set, 3 or 1
+    standardise: bool = False, # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5
+    clean: bool = False, # True: NaN and ±inf in arrays become 0, lengths are forced into the array; see `notes`
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2), # of train, valid and test, where groups are dealt out
+    seed: int = 0, # of the dealing
+) -> Clips:
+    "Clips from a table of transcripts and labels, and arrays of any modalities."
+    if dataset not in _BOUNDS: raise ValueError(f"dataset must be one of {_few(_BOUNDS)}; got {dataset!r}")
+    lines, notes, bound = _lines(Path(table), columns or {}), [], bound or _BOUNDS[dataset]
+    ids, labels, split = _ids(lines), _scores(lines, "label", bound), _split_of(lines, shares, seed)
+    rows = {name: torch.tensor([row for row, part in enumerate(split) if part == name]) for name in _SPLITS}
+    inputs = {s: _modality(given, lines, s, clean, notes) for s, given in (arrays or {}).items()}
+    if standardise: inputs = {s: _standard(x, rows["train"]) for s, x in inputs.items()}
+    if "text" in lines.cells: inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
+    unimodal = {role.removeprefix("label_"): _scores(lines, role, bound) for role in lines.cells if role.startswith("label_")}
+    for s in unimodal:
+        if s not in inputs: raise _error(lines.file, "", lines.names[f"label_{s}"], f"a label of {s}", f"a modality: {_few(inputs)}")
+    if not inputs: raise _error(lines.file, "", "heading", "no text, and no arrays", "at least one modality")
+    if standardise: notes.append("arrays: mean 0 and deviation 1 over train, cut at ±5")
+    if "split" not in lines.cells: notes.append(f"splits: groups dealt out with seed {seed}")
+    def part(r):
+        own = {s: y[r] for s, y in unimodal.items()}
+        return Split(Texts(ids).take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], own)
+    return Clips(Path(table).stem, *map(part, rows.values()), bound=bound, dataset=dataset, notes=tuple(notes))
+
+# %% ../nbs/06_data.ipynb #2ed96c01
+def _padded_to(x: Tensor, longest: int) -> np.ndarray: # (n, L, …) to (n, longest, …)
+    return np.pad(x.cpu().numpy(), [(0, 0), (0, longest - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+
+def _sequence(field: str, x: Steps | Vectors, longest: int) -> dict:
+    "The fields of a sequence."
+    if isinstance(x, Vectors): x = Steps(x.values[:, None], torch.ones(len(x), dtype=torch.long))
+    return {field: _padded_to(x.values, longest), f"{field}_lengths": x.lengths.tolist()}
+
+def _written_text(x: Texts | Tokens | Steps | Vectors, longest: int) -> dict:
+    "The fields of the text."
+    if isinstance(x, Texts): return {"raw_text": list(x.strings)}
+    if not isinstance(x, Tokens): return _sequence("text", x, longest)
+    ids, mask = _padded_to(x.ids, longest), np.arange(longest) < x.lengths.numpy()[:, None]
+    return {"text_bert": np.stack([ids * mask, mask, 0 * mask], 1).astype(np.float32)}
+
+# %% ../nbs/06_data.ipynb #1e55df97
+_FEELINGS = ("Negative", "Neutral", "Positive")
+
+def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], tokens: Tokens | None) -> dict:
+    "One split as a dict of fields."
+    signs = split.labels.sign().long().add(1).tolist()
+    out = {"id": list(split.ids), "regression_labels": split.labels.cpu().numpy(), "classification_labels": np.array(signs, np.float32),
+           "annotations": [_FEELINGS[k] for k in signs], **_written_text(split.inputs[fields["text"]], longest["text"])}
+    if tokens is not None: out |= _written_text(tokens, longest["tokens"])
+    for key in ("audio", "vision"): out |= _sequence(key, split.inputs[fields[key]], longest[key])
+    return out | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
+
+# %% ../nbs/06_data.ipynb #66962832
+def _length(x) -> int: # of the longest clip
+    return 0 if isinstance(x, Texts) else 1 if isinstance(x, Vectors) else (x.ids if isinstance(x, Tokens) else x.values).shape[1]
+
+def _fields(clips: Clips, fields: dict[str, str] | None) -> dict[str, str]: # text, audio, vision: the modality that goes there
+    "The modality for each place of the layout."
+    fields = fields or {key: key for key in _UNIMODAL}
+    if set(fields) != set(_UNIMODAL): raise ValueError(f"fields need text, audio and vision, got {_few(fields)}")
+    for key, s in fields.items():
+        if s not in clips.modalities:
+            raise ValueError(f"nothing goes to {key}: {s} is none of {_few(clips.modalities)}; say fields={{'{key}': …}} for all three")
+        if key != "text" and isinstance(clips.train.inputs[s], Texts | Tokens): raise ValueError(f"{key} needs numbers, {s} is text")
+    return fields
+
+# %% ../nbs/06_data.ipynb #65ab0ecb
+def save_clips(
+    clips: Clips, # any source
+    path: str | Path, # the file to write
+    fields: dict[str, str] | None = None, # which modality goes to text, audio and vision; None: those of the same names
+    tokenize: Callable | None = None, # sentences to `text_bert`, such as `dmsil.encoders.tokenize`; None: `raw_text` alone
+) -> Path: # the same path
+    "Write clips in MMSA's pickle layout, for exchange; the file takes its name only once it was read back."
+    import pickle
+    fields, path = _fields(clips, fields), Path(path)
+    text = {name: split.inputs[fields["text"]] for name, split in clips.splits.items()}
+    sentences = isinstance(clips.train.inputs[fields["text"]], Texts)
+    tokens = {name: tokenize(x) if tokenize and sentences else None for name, x in text.items()}
+    longest = {key: max(_length(split.inputs[s]) for split in clips.splits.values()) for key, s in fields.items()}
+    longest["tokens"] = max(_length(x) if x else 0 for x in tokens.values())
+    layout = {name: _layout(split, fields, longest, tokens[name]) for name, split in clips.splits.items()}
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "wb") as opened: pickle.dump(layout, opened, protocol=4)
+        load_clips(part, clips.dataset, text="raw_text" if sentences and not tokenize else None)
+        os.replace(part, path)
+    except DataError as error: raise DataError(str(error).replace(f"{part.name}: ", f"{path.name}: ", 1)) from None
+    finally: part.unlink(missing_ok=True)
+    return path

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'SILENCE', 'STATE', 'MAY_CHANGE', 'TrainConfig', 'preset',
            'pick_device', 'Ranks', 'forward_rows', 'join', 'predict', 'evaluate', 'initial_model', 'Trainer',
            'forward_backward', 'train_epoch', 'write_atomic', 'rounded', 'write_json', 'write_csv', 'state_of',
            'restore', 'write_tree', 'read_tree', 'identity', 'load_state', 'save_state', 'save_model', 'save_config',
-           'load_model', 'Run', 'reference', 'fit', 'plot_history']
+           'load_model', 'Run', 'reference', 'fit', 'plot_history', 'hub_model']
 
 # %% ../nbs/11_training.ipynb #c74d60b3
 import atexit
@@ -722,3 +722,27 @@ def plot_history(
     right.legend(fontsize=7.5, ncols=2)
     right.set_ylim(top=1.15 * right.get_ylim()[1])
     return figure
+
+# %% ../nbs/11_training.ipynb #d2a90df9
+def hub_model() -> type:
+    "A class of saved models for the Hugging Face hub; `huggingface_hub` is imported here and not before."
+    from huggingface_hub import ModelHubMixin, snapshot_download
+    from safetensors.torch import save_file
+
+    class HubModel(ModelHubMixin, library_name="dmsil", tags=["multimodal-sentiment-analysis"]):
+        "A model and its config.json."
+
+        def __init__(self, model: MultimodalModel, about: dict):
+            self.model, self.about = model, about
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, save_directory / "model.safetensors")
+            write_json(save_directory / "config.json", self.about)
+
+        @classmethod
+        def _from_pretrained(cls, *, model_id: str, token=None, **options):
+            known = {k: options[k] for k in ("revision", "cache_dir", "force_download", "local_files_only") if k in options}
+            folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, token=token, **known)
+            return cls(*load_model(folder))
+
+    return HubModel

@@ -42,7 +42,7 @@ def test_library_needs_no_development_tool(name):
     roots = {module.split(".")[0] for module in imported(name)}
     assert not roots & {"fastcore", "nbdev", "execnb", "IPython", "pytest"}
     assert "sympy" not in roots or name == "proofs"
-    heavy = {"matplotlib", "sklearn", "transformers", "scipy", "pooch", "tqdm", "h5py"}
+    heavy = {"matplotlib", "sklearn", "transformers", "scipy", "pooch", "tqdm", "h5py", "soundfile", "opensmile"}
     assert not {m.split(".")[0] for m in imported(name, top_only=True)} & heavy, "imported before it is used"
 
 
@@ -94,7 +94,11 @@ def test_modules_are_the_notebooks(tmp_path):
 def test_readme_is_the_index():
     import readme
 
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme.readme()
+    text, pictures = readme.made()
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == text and text.count("\n") <= 120
+    assert pictures and {path: (ROOT / path).read_bytes() for path in pictures} == pictures
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "index_files").iterdir()} == set(pictures)
+    assert all(path in text for path in pictures)
 
 
 def test_settings_and_constraints_agree():

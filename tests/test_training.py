@@ -105,9 +105,9 @@ def test_a_stopped_run_may_go_on_longer(whole, tmp_path):
 
 
 def test_a_damaged_state_is_refused(whole, tmp_path):
-    (tmp_path / "state.pt").write_bytes((whole / "state.pt").read_bytes()[:5000])
+    (tmp_path / "state.safetensors").write_bytes((whole / "state.safetensors").read_bytes()[:5000])
     end = dmsil_cli("train", "--preset", "dmsil_kappa", "--seed", 3, *SMALL, "--out", tmp_path, "--resume")
-    assert end.returncode == 2 and "state.pt: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    assert end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
 
 
 def test_a_file_of_the_field_trains_and_resumes(tmp_path):
@@ -274,7 +274,7 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    torch.save({"identity": Touches()}, tmp_path / "state.pt")
+    torch.save({"identity": Touches()}, tmp_path / "state.safetensors")
     end = dmsil_cli("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path, "--resume")
-    assert end.returncode == 2 and "state.pt: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    assert end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
     assert not (tmp_path / "ran").exists()

@@ -14,15 +14,29 @@ def visible(cell) -> bool:
     return not re.search(r"^#\|\s*(hide|export|default_exp)", cell.source, re.MULTILINE)
 
 
-def readme() -> str:
-    "The text of README.md."
+def made() -> tuple[str, dict[str, bytes]]:
+    "The text of README.md, and its pictures by path."
     notebook = nbformat.read(ROOT / "index.ipynb", 4)
     notebook.cells = [cell for cell in notebook.cells if visible(cell)]
     for cell in notebook.cells:
-        cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
-    text, _ = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": ["text/markdown", "text/plain"]}})).from_notebook_node(notebook)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+        hidden = re.search(r"^#\|\s*echo: false", cell.source, re.MULTILINE)
+        cell.source = "" if hidden else re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
+    priority = Config({"NbConvertBase": {"display_data_priority": ["text/markdown", "image/png", "text/plain"]}})
+    text, found = MarkdownExporter(config=priority).from_notebook_node(notebook, {"output_files_dir": "index_files"})
+    text = re.sub(r"```\n+```\n", "", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", found["outputs"]
+
+
+def write() -> None:
+    "README.md and its pictures, and no picture that it no longer shows."
+    text, pictures = made()
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+    (ROOT / "index_files").mkdir(exist_ok=True)
+    for old in (ROOT / "index_files").iterdir():
+        old.unlink()
+    for path, content in pictures.items():
+        (ROOT / path).write_bytes(content)
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+    write()
