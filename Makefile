@@ -9,7 +9,7 @@ PRESET ?= dmsil_kappa
 OUT ?= runs/$(DATA)-$(PRESET)-$(shell date +%Y%m%d-%H%M%S)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test lab mosi bench cuda notebooks readme pages clean
+.PHONY: train test lab mosi bench cuda docs browser soak fuzz notebooks readme pages clean
 .DEFAULT_GOAL := train
 
 # The environment is made once for each change of what it is made from.
@@ -46,6 +46,23 @@ bench: .venv/.user
 cuda: .venv/.dev
 	$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch finds no GPU')"
 	nbdev_test --flags cuda
+
+.venv/.docs: .venv/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text,dev,docs,browser]'
+	touch $@
+
+# The notebooks as a site, in _docs/html, made without a network.
+docs: .venv/.docs
+	$(BIN)/python tools/docs.py
+
+# Every notebook in JupyterLab and every page of the site, in Chromium (Debian's package chromium).
+browser: docs
+	$(BIN)/python tools/browser.py
+
+# Kills, full disks and folders without write permission; damaged, lying and hostile files. Both into results/faults.json.
+soak fuzz: export OMP_NUM_THREADS = 1
+soak fuzz: .venv/.dev
+	$(BIN)/python tools/$@.py
 
 # Everything that is made from the notebooks: modules, stored outputs, README.md.
 notebooks: .venv/.dev

@@ -957,5 +957,5 @@ def worker(who: str, task: dict) -> None:
 
 # %% ../nbs/14_benchmark.ipynb #c6c7876c
 #| eval: false
-if __name__ == "__main__":
+if __name__ == "__main__" and "get_ipython" not in globals():
     worker(sys.argv[1], json.loads(sys.argv[2]))

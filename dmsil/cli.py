@@ -267,5 +267,5 @@ def main(
 
 # %% ../nbs/16_cli.ipynb #5e5d1811
 #| eval: false
-if __name__ == "__main__":
+if __name__ == "__main__" and "get_ipython" not in globals():
     main()

@@ -146,8 +146,10 @@ SEE = """wanted => {
         source += text.data.includes('$') && !text.parentElement.closest('code, mjx-container');
       }
     }
+    const plain = widget.model.type !== 'markdown' || !widget.model.sharedModel.getSource().trim();
     const pictures = [...cell.querySelectorAll('.jp-OutputArea-output img')];
     seen[index] = {
+      ready: plain || (cell.querySelector('.jp-RenderedMarkdown')?.childElementCount ?? 0) > 0,
       code: cell.classList.contains('jp-CodeCell'),
       math: count(cell, 'mjx-container'),
       wrong: count(cell, 'mjx-merror, [data-mjx-error]'),
@@ -174,7 +176,7 @@ SCROLL = "index => { jupyterapp.shell.currentWidget.content.scrollToItem(index);
 
 def satisfied(cell: dict | None, wanted: dict) -> bool:
     "Is there in a cell what must be seen?"
-    return bool(cell) and cell["math"] >= wanted["math"] and cell["figures"] >= wanted["figures"] and not cell["source"]
+    return bool(cell) and cell["ready"] and cell["math"] >= wanted["math"] and cell["figures"] >= wanted["figures"] and not cell["source"]
 
 
 def look_through(page, wanted: list[dict]) -> dict[int, dict]:

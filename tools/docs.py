@@ -22,7 +22,7 @@ BUILD = ROOT / "_docs"  # nbdev passes over names that begin with _
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 MATHJAX = "tex-svg-full.js"  # one file: no fonts, nothing fetched later
 DISPLAYED = re.compile(r"^(>? *)(.*?)\$\$(.+?)\$\$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 REMOTE_IMAGE = re.compile(r"!\[([^\]]*)\]\(https?://[^)\s]+\)")
 HIDDEN = re.compile(r"^#\|\s*(hide|default_exp)\b", re.MULTILINE)
 TAGS = {"cuda": "gpu", "slow": "slow", "eval: false": "unrun", "echo: false": "remove-input"}
@@ -63,8 +63,9 @@ def title(page: str) -> str:
 
 
 def order() -> tuple[list[str], list[str]]:
-    "Numbered pages, then tutorials in the order of the front page's table; what the table lacks comes last."
-    listed = re.findall(r"^\| \[\w+\]\(([^)]+)\)", "\n".join(text for _, text in claims.cells("index.ipynb")), re.MULTILINE)
+    "Numbered pages, then tutorials in the order of the front page's list or table; what it lacks comes last."
+    lines = [line for _, text in claims.cells("index.ipynb") for line in text.splitlines() if line.startswith(("|", "-"))]
+    listed = [target for line in lines for _, target in LINK.findall(line)]
     rest = [page for page in claims.pages() if page != "index.ipynb"]
     ranked = sorted(rest, key=lambda page: (listed.index(page) if page in listed else len(listed), page))
     return [page for page in rest if page.count("/") == 1], [page for page in ranked if page.count("/") > 1]
