@@ -196,7 +196,7 @@ class OurRun:
 
         if len(batches) < ACCUMULATE:
             return self.move_labels(batches)
-        forward_backward(self, *batches, share=ACCUMULATE)
+        forward_backward(self, *batches, share=ACCUMULATE)  # MMSA adds the gradients of its batches up, and takes no mean
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 

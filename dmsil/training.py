@@ -341,10 +341,10 @@ def _add(sums: dict[str, Tensor], terms: dict[str, Tensor], share: float) -> Non
 
 def forward_backward(
     run: Trainer,  # the run
-    *parts: Tensor,  # row numbers of batches that no two share (CPU)
+    *parts: Tensor,  # row numbers of batches with no clip in common (CPU)
     share: float = 1.0,  # what their mean counts for in the step of the optimiser
 ) -> dict[str, Tensor]:  # the named terms of the loss, means over the clips
-    "Gradients of some batches (of several processes: the part of each); then the unimodal labels of their clips move."
+    "Gradients of some batches; with several processes, this one's part of them. Then the unimodal labels of their clips move."
     rows, means = torch.cat(parts), {}
     with _autocast(run.device, run.config.precision):
         out = forward_rows(run.forward, run.clips.train.inputs, rows, run.ranks)
