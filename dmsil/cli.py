@@ -24,7 +24,7 @@ from .data import DataError, Split, fetch
 from .information import Report, information_report, input_features, video_of
 from .model import ModelConfig, Spec, prepare
 from .recordings import features, load_recording, open_data, predict_recording, save_recording
-from .training import Run, TrainConfig, evaluate, fit, initial_model, load_model, predict, preset, write_csv, write_json
+from .training import Run, TrainConfig, evaluate, fit, initial_model, load_model, predict, preset, tensorboard, write_csv, write_json
 
 # %% ../nbs/16_cli.ipynb #555ae817
 Flat = tyro.conf.OmitArgPrefixes
@@ -43,6 +43,7 @@ class Train:
     data: str = "synthetic"  # "synthetic", "mosi", a file in the field's pickle layout, ICT-MMMO's .npz, or a folder of recordings from features
     out: Path = Path("runs/latest")  # folder for metrics.json, history.csv, config.json, model.safetensors
     resume: bool = False  # go on with the run in --out
+    tensorboard: bool = False  # curves for TensorBoard, in OUT/tensorboard
     clean: bool = False  # replace NaN and infinite features by 0 instead of refusing them
     modalities: tuple[str, ...] = ()  # those to train on, such as text timing; empty: all of the clips
     train: Flat[TrainConfig] = TrainConfig()  # options of the training
@@ -55,7 +56,8 @@ class Train:
             clips = replace(clips, name=str(Path(self.data).resolve()))
         clips = clips.only(*self.modalities) if self.modalities else clips
         say(f"{clips.name}: {len(clips.train)} clips to train on, {len(clips.valid)} to validate, {len(clips.test)} to test; {', '.join(clips.modalities)}")
-        say(table(fit(self.model, clips, self.train, self.out, self.resume)))
+        log = tensorboard(self.out / "tensorboard") if self.tensorboard and os.environ.get("RANK", "0") == "0" else None
+        say(table(fit(self.model, clips, self.train, self.out, self.resume, log)))
 
 # %% ../nbs/16_cli.ipynb #0eacbd1d
 @dataclass(frozen=True)

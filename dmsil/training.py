@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'SILENCE', 'STATE', 'MAY_CHANGE', 'TrainConfig', 'preset',
            'pick_device', 'Ranks', 'forward_rows', 'join', 'predict', 'evaluate', 'initial_model', 'Trainer',
            'forward_backward', 'train_epoch', 'write_atomic', 'rounded', 'write_json', 'write_csv', 'state_of',
            'restore', 'write_tree', 'read_tree', 'identity', 'load_state', 'save_state', 'save_model', 'save_config',
-           'load_model', 'Run', 'reference', 'fit', 'plot_history', 'hub_model']
+           'load_model', 'Run', 'reference', 'fit', 'plot_history', 'hub_model', 'tensorboard']
 
 # %% ../nbs/11_training.ipynb #c74d60b3
 import atexit
@@ -746,3 +746,20 @@ def hub_model() -> type:
             return cls(*load_model(folder))
 
     return HubModel
+
+# %% ../nbs/11_training.ipynb #2b40b945
+def tensorboard(
+    folder: str | Path,  # for the event files; `tensorboard --logdir` shows them
+) -> Callable[[dict], None]:  # a `log` for `fit`
+    "Every number of an epoch as a point of a curve."
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(folder)
+
+    def log(row: dict) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, row["epoch"])
+        writer.flush()
+
+    return log
