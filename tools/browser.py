@@ -1,9 +1,10 @@
-"""The notebooks in the real JupyterLab and in a real browser, as a reader sees them: python tools/browser.py [NOTEBOOK …]
+"""The notebooks in the real JupyterLab and in a real browser, as a reader sees them: python tools/browser.py [NOTEBOOK …] [--pictures FOLDER]
 
 Starts JupyterLab on loopback over a copy of the working tree, opens every notebook (or those named) in headless Chromium, and looks for
 mathematics that did not render, figures that are missing, and cells that show an error or a warning. Runs the quickstart from the menu.
 Then opens every page of the documentation site, where it is built, at the width of a desk and of a phone. Counts come last.
 """
+import argparse
 import json
 import os
 import re
@@ -212,8 +213,8 @@ def judged(name: str, cells: dict[int, dict], wanted: list[dict]) -> list[str]:
 class Lab:
     "One session of JupyterLab in a tab."
 
-    def __init__(self, opened, address: str, tree: Path):
-        self.tree = tree
+    def __init__(self, opened, address: str, tree: Path, pictures: Path | None = None):
+        self.tree, self.pictures = tree, pictures
         self.page = opened.new_page(viewport={"width": 1280, "height": 1000})
         self.page.set_default_timeout(1000 * LOADING)
         self.counts, self.wrong = Counter(), []
@@ -244,7 +245,16 @@ class Lab:
         self.wrong += judged(name, cells, wanted)
         self.counts += Counter({"notebooks opened": 1, "cells": len(cells)})
         self.counts += Counter({what: sum(cell[key] for cell in cells.values()) for what, key in NAMES.items()})
+        if self.pictures: self.draw(name)
         self.close()
+
+    def draw(self, name: str) -> None:
+        "The whole notebook as one picture."
+        height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        self.page.set_viewport_size({"width": 1280, "height": min(height + 120, 16_000)})
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=self.pictures / f"{Path(name).stem}.png")
+        self.page.set_viewport_size({"width": 1280, "height": 1000})
 
     def menu(self, *path: str) -> None:
         "Click through the menus."
@@ -300,10 +310,10 @@ class Lab:
 NAMES = {"formulas": "math", "figures": "figures", "tables of HTML": "tables"}
 
 
-def try_lab(pages: list[str], run: str | None = QUICKSTART) -> tuple[Counter, list[str]]:
+def try_lab(pages: list[str], run: str | None = QUICKSTART, pictures: Path | None = None) -> tuple[Counter, list[str]]:
     "Read pages and run one; counts, and what was wrong."
     with copy_of_tree() as folder, jupyterlab(folder) as address, browser() as opened:
-        lab = Lab(opened, address, folder / "tree")
+        lab = Lab(opened, address, folder / "tree", pictures)
         for name in pages: lab.read(name)
         if run: lab.run_all(run)
         return lab.counts, lab.wrong
@@ -350,11 +360,16 @@ def told(counts: Counter) -> str:
     return ", ".join(f"{what}: {n}" for what, n in counts.items())
 
 
-def main(pages: list[str]) -> int:
+def main(words: list[str]) -> int:
     "Everything; 1 where something was wrong."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/14_benchmark.ipynb")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="keep a picture of each notebook")
+    asked = parser.parse_args(words)
+    if unknown := set(asked.pages) - set(claims.pages()): parser.error(f"{', '.join(sorted(unknown))}: no such notebook")
     if lacks := missing(): sys.exit(lacks)
-    start = time.monotonic()
-    counts, wrong = try_lab(pages or claims.pages(), None if pages and QUICKSTART not in pages else QUICKSTART)
+    start, pages = time.monotonic(), asked.pages
+    counts, wrong = try_lab(pages or claims.pages(), None if pages and QUICKSTART not in pages else QUICKSTART, asked.pictures)
     if not pages and (SITE / "index.html").is_file():
         more, also = try_site()
         counts, wrong = counts + more, wrong + also
