@@ -1,4 +1,4 @@
-"""The notebooks in the real JupyterLab and in a real browser, as a reader sees them: python tools/browser.py [NOTEBOOK …] [--pictures FOLDER]
+"""The notebooks in the real JupyterLab and in a real browser, as a reader sees them: python tools/browser.py [NOTEBOOK …]
 
 Starts JupyterLab on loopback over a copy of the working tree, opens every notebook (or those named) in headless Chromium, and looks for
 mathematics that did not render, figures that are missing, and cells that show an error or a warning. Runs the quickstart from the menu.
@@ -67,6 +67,7 @@ def copy_of_tree() -> Iterator[Path]:
 def jupyterlab(folder: Path) -> Iterator[str]:
     "A server with settings of its own; its address."
     env = os.environ | {name: str(folder / name) for name in PLACES}
+    env.pop("MPLBACKEND", None)  # figures belong into the notebook, whatever this shell prefers
     settings = folder / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}')  # every cell rendered at once: three times quicker than scrolling to it
