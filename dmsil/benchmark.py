@@ -8,8 +8,8 @@ __all__ = ['SPLITS', 'WIDTHS', 'FEATURES', 'DROPOUT', 'BATCH', 'ACCUMULATE', 'LE
            'clock', 'without_dropout', 'mmsa_worker', 'our_clips', 'our_run', 'our_worker', 'our_record', 'our_parts',
            'text_products', 'our_label_update', 'mmsa_label_update', 'textbook_coral', 'products', 'pairwise',
            'our_covariances', 'their_losses', 'their_covariances', 'BenchConfig', 'mmsa_python', 'Side', 'agreement',
-           'agrees', 'compare', 'timed', 'ratios', 'machine', 'significant', 'make_task', 'waits', 'gpu_figures',
-           'Bench', 'benchmark', 'worker']
+           'agrees', 'compare', 'timed', 'ratios', 'machine', 'make_task', 'waits', 'gpu_figures', 'Bench', 'benchmark',
+           'worker']
 
 # %% ../nbs/14_benchmark.ipynb #7b197967
 import csv
@@ -235,11 +235,16 @@ class _Port:
         print(json.dumps(values), file=self.out, flush=True)
 
 # %% ../nbs/14_benchmark.ipynb #03bc9d3e
+def _in_status(field: str) -> float | None:
+    "A size in MB from what Linux says of this process."
+    status = Path("/proc/self/status")
+    return int(status.read_text().split(f"{field}:")[1].split()[0]) / 1024 if status.exists() else None
+
+
 def peak_memory() -> float:
     "The most memory that this process has held, in MB."
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    if (known := _in_status("VmHWM")) is not None:
+        return known
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
@@ -247,8 +252,7 @@ def peak_memory() -> float:
 # %% ../nbs/14_benchmark.ipynb #986efb0c
 def held_memory() -> float | None:
     "The memory that this process holds now, in MB, where the system says."
-    status = Path("/proc/self/status")
-    return int(status.read_text().split("VmRSS:")[1].split()[0]) / 1024 if status.exists() else None
+    return _in_status("VmRSS")
 
 # %% ../nbs/14_benchmark.ipynb #79058a62
 def clock(call, repeats: int = 5, warm: int = 1) -> dict:
@@ -269,19 +273,27 @@ def without_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 # %% ../nbs/14_benchmark.ipynb #db7f210d
-def _mmsa(task: dict):
-    "MMSA's configuration, loaders and model for a task."
+def _mmsa_config(**changes):
+    "MMSA's configuration of Self-MM for MOSI, on a processor, with changes."
     import types
 
     sys.modules.setdefault("pynvml", types.ModuleType("pynvml"))
     from MMSA.config import get_config_regression
+
+    args = get_config_regression("self_mm", "mosi")
+    args.update(device=torch.device("cpu"), train_mode="regression", **changes)
+    return args
+
+
+def _mmsa(task: dict):
+    "MMSA's configuration, loaders and model for a task."
+    args = _mmsa_config(featurePath=task["clips"], custom_feature=None, feature_T=None, feature_A=None, feature_V=None,
+                        pretrained=task["text"], text_out=384, model_save_path=task["folder"] + "/mmsa.pth",
+                        cur_seed=1, early_stop=10**6, train_samples=task["n"], use_finetune=not task["frozen"])  # fmt: skip
     from MMSA.data_loader import MMDataLoader
     from MMSA.models import AMIO
 
-    args = get_config_regression("self_mm", "mosi")
-    args.update(featurePath=task["clips"], custom_feature=None, feature_T=None, feature_A=None, feature_V=None, device=torch.device("cpu"),
-                pretrained=task["text"], text_out=384, train_mode="regression", model_save_path=task["folder"] + "/mmsa.pth",
-                cur_seed=1, early_stop=10**6, train_samples=task["n"], use_finetune=not task["frozen"])  # fmt: skip
+
     torch.set_default_dtype(task["dtype"])
     loaders, model = MMDataLoader(args, 0), AMIO(args).to(task["dtype"])
     weights = {mmsa_name(name): torch.from_numpy(w) for name, w in np.load(task["weights"]).items()}
@@ -533,14 +545,9 @@ def our_label_update(n: int) -> dict:
 # %% ../nbs/14_benchmark.ipynb #a4295abd
 def mmsa_label_update(n: int) -> dict:
     "Seconds of one update of MMSA's among n clips."
-    import types
-
-    sys.modules.setdefault("pynvml", types.ModuleType("pynvml"))
-    from MMSA.config import get_config_regression
+    args = _mmsa_config(train_samples=n)
     from MMSA.trains import ATIO
 
-    args = get_config_regression("self_mm", "mosi")
-    args.update(device=torch.device("cpu"), train_mode="regression", train_samples=n)
     trainer, (labels, rows, features) = ATIO().getTrain(args), _label_task(n)
     trainer.init_labels(torch.arange(n), labels)
     trainer.update_features(*features.values(), rows)
@@ -767,15 +774,6 @@ def machine(threads: int) -> dict:
     return {"processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads,
             "torch": torch.__version__.split("+")[0], "python": platform.python_version(), "system": platform.system()}
 
-# %% ../nbs/14_benchmark.ipynb #8b3ea51b
-def significant(value, digits: int = 5):
-    "Five digits are enough for a table, wherever the point stands."
-    if isinstance(value, dict):
-        return {k: significant(v, digits) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [significant(v, digits) for v in value]
-    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
-
 # %% ../nbs/14_benchmark.ipynb #8098dfd5
 def make_task(folder: Path, kind: str, config: BenchConfig) -> dict:
     "Clips, first weights and orders of a comparison, in files."
@@ -871,9 +869,9 @@ class Bench:
             return side.ask(**question)["value"]
 
     def save(self) -> None:
-        from dmsil.training import write_json
+        from dmsil.training import rounded, write_json
 
-        self.found = significant(self.found)
+        self.found = rounded(self.found, lambda x: float(f"{x:.5g}"))
         Path(self.config.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(self.config.out), self.found)
 

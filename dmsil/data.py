@@ -584,6 +584,21 @@ def _standardised(values: Float[np.ndarray, "n d"], train: np.ndarray, cut: floa
     z = (values - values[train].mean(0)) / values[train].std(0).clip(1e-9)
     return torch.from_numpy(z.clip(-cut, cut).astype(np.float32))
 
+# %% ../nbs/06_data.ipynb #bfa1dfee
+def _column_moments(rows: Float[Tensor, "k d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]: # infinite for a column that never moves
+    "Mean and deviation of each column."
+    rows = rows.double()
+    mean, std = rows.mean(0), rows.std(0, correction=0)
+    return mean, torch.where(std > 1e-6 * rows.abs().amax(0), std, torch.inf)
+
+def _in_deviations(values: Float[Tensor, "*n d"], mean: Float[Tensor, " d"], std: Float[Tensor, " d"], cut: float) -> Float[Tensor, "*n d"]:
+    "How many deviations from the mean, cut at `cut`."
+    return ((values.double() - mean) / std).clamp(-cut, cut)
+
+def _sequences(rows: list[Float[Tensor, "L d"]]) -> Steps:
+    "Sequences of any lengths, one a clip."
+    return Steps(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
+
 # %% ../nbs/06_data.ipynb #1b529c29
 def _mosi_words(path: Path) -> dict[str, tuple[list[str], Float[np.ndarray, "w 2"]]]:
     "Video: its words and pauses, and where each starts and ends, in seconds."
@@ -651,7 +666,7 @@ def _mosi_timing(ids: list[str], texts: list[str], path: Path) -> Steps:
             first -= first > 0 and words[first - 1] == "sp"
             found[row] = torch.from_numpy(_timing(words[first:last], intervals[first:last])).float()
     ordered = [found[row] for row in range(len(ids))]
-    return Steps(torch.nn.utils.rnn.pad_sequence(ordered, batch_first=True), torch.tensor([len(steps) for steps in ordered]))
+    return _sequences(ordered)
 
 # %% ../nbs/06_data.ipynb #ab5954f2
 def load_mosi(
@@ -736,7 +751,7 @@ def _scaled(splits: dict[str, Float[Tensor, "n L d"]], cut: float = 5.0) -> dict
     mean = (x * w).sum((0, 1)) / n
     std = ((x - mean).square() * w).sum((0, 1)).div(n).sqrt()
     std[std < 1e-9] = torch.inf # a column that never moves in train tells nothing
-    return {name: (((v.double() - mean) / std).clamp(-cut, cut) * _seen(v)).float() for name, v in splits.items()}
+    return {name: (_in_deviations(v, mean, std, cut) * _seen(v)).float() for name, v in splits.items()}
 
 # %% ../nbs/06_data.ipynb #f849ace7
 def _mmmo_split(table: _Table) -> Split:
@@ -991,10 +1006,7 @@ def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], cut: float = 5.0) ->
     "Mean 0 and deviation 1 over the steps of train, cut at `cut` deviations; a column that never moves there becomes 0."
     within = lambda x: torch.arange(x.values.shape[1]) < x.lengths[:, None]
     seen = x.take(train)
-    rows = (seen.values[within(seen)] if isinstance(x, Steps) else seen.values).double()
-    mean, std = rows.mean(0), rows.std(0, correction=0)
-    std[std <= 1e-6 * rows.abs().amax(0)] = torch.inf
-    z = ((x.values.double() - mean) / std).clamp(-cut, cut).float()
+    z = _in_deviations(x.values, *_column_moments(seen.values[within(seen)] if isinstance(x, Steps) else seen.values), cut).float()
     return Steps(z * within(x)[..., None], x.lengths) if isinstance(x, Steps) else Vectors(z)
 
 # %% ../nbs/06_data.ipynb #aeda7876

@@ -26,7 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .data import Clips, DataError, Split, Steps, Texts, Vectors, _checked, _error, _mapped, _timing, group_splits, open_clips
+from .data import Clips, DataError, Split, Steps, Texts, Vectors, group_splits, open_clips
+from .data import _checked, _column_moments, _error, _in_deviations, _mapped, _sequences, _timing
 from .model import prepare
 from .training import load_model, predict, write_atomic
 
@@ -389,10 +390,6 @@ def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]: # (steps, 
     none = np.zeros((1, table.shape[1] - 1))
     return [torch.from_numpy(table[a:b, 1:] if a < b else none).float() for a, b in zip(first, last, strict=True)]
 
-# %% ../nbs/15_recordings.ipynb #3d376171
-def _steps(rows: list[Tensor]) -> Steps:
-    return Steps(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
-
 # %% ../nbs/15_recordings.ipynb #69e1ad53
 @dataclass(frozen=True, eq=False)
 class Recording:
@@ -448,8 +445,8 @@ def features(
     cues, quiet = _within(cues, len(x) / RATE, transcript.name, media.name), silences(x)
     spans = [(cue.start, cue.end) for cue in cues]
     inputs = {"text": Texts(tuple(cue.text for cue in cues))} | ({"audio": Vectors(voice(x, spans))} if audio else {})
-    inputs["timing"] = _steps([timing(cue, quiet) for cue in cues])
-    if vision is not None: inputs["vision"] = _steps(_between(read_vision(vision), spans))
+    inputs["timing"] = _sequences([timing(cue, quiet) for cue in cues])
+    if vision is not None: inputs["vision"] = _sequences(_between(read_vision(vision), spans))
     y, parts = _labelled(Path(labels), cues) if labels is not None else ([math.nan] * len(cues), ())
     name = name or media.stem
     start, end = torch.tensor(spans, dtype=torch.float32).T.contiguous()
@@ -529,8 +526,8 @@ def _moments(x: Vectors | Steps) -> tuple[list[float], list[float]]: # mean and 
     rows = x.values.double()
     if isinstance(x, Steps): rows = rows[(torch.arange(rows.shape[1]) < x.lengths[:, None]) & (rows != 0).any(2)]
     if not len(rows): rows = torch.zeros(1, x.values.shape[-1])
-    mean, std = rows.mean(0), rows.std(0, correction=0)
-    return mean.tolist(), torch.where(std > 1e-6 * rows.abs().amax(0), std, 0).tolist()
+    mean, std = _column_moments(rows)
+    return mean.tolist(), torch.where(std.isinf(), 0, std).tolist()
 
 # %% ../nbs/15_recordings.ipynb #a8c81e81
 def scaled(
@@ -540,7 +537,7 @@ def scaled(
 ) -> Vectors | Steps: # the same clips; what was not seen is 0
     "Columns with mean 0 and deviation 1, as in train."
     mean, std = (torch.tensor(m, dtype=torch.float64) for m in moments)
-    z = ((x.values.double() - mean) / torch.where(std > 0, std, torch.inf)).clamp(-cut, cut)
+    z = _in_deviations(x.values, mean, torch.where(std > 0, std, torch.inf), cut)
     return Steps((z * (x.values != 0).any(2, keepdim=True)).float(), x.lengths) if isinstance(x, Steps) else Vectors(z.float())
 
 # %% ../nbs/15_recordings.ipynb #a1ca7e87
@@ -549,7 +546,7 @@ def _joined(recordings: list[Recording], s: str, keep: Tensor) -> Texts | Vector
     xs = [r.clips.inputs[s] for r in recordings]
     if isinstance(xs[0], Texts): return Texts(sum((x.strings for x in xs), ())).take(keep)
     if isinstance(xs[0], Vectors): return Vectors(torch.cat([x.values for x in xs])).take(keep)
-    return _steps([row[:k] for x in xs for row, k in zip(x.values, x.lengths.tolist(), strict=True)]).take(keep)
+    return _sequences([row[:k] for x in xs for row, k in zip(x.values, x.lengths.tolist(), strict=True)]).take(keep)
 
 # %% ../nbs/15_recordings.ipynb #598d698d
 def _dealt(recordings: list[Recording], keep: Tensor, file: str) -> list[str]: # a split for each labelled clip

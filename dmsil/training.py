@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'SILENCE', 'STATE', 'MAY_CHANGE', 'TrainConfig', 'preset', 'alignment_for', 'epoch_seed', 'batches',
            'pick_device', 'Ranks', 'forward_rows', 'join', 'predict', 'evaluate', 'initial_model', 'Trainer',
            'forward_backward', 'train_epoch', 'write_atomic', 'rounded', 'write_json', 'write_csv', 'state_of',
-           'restore', 'write_tree', 'read_tree', 'identity', 'load_state', 'save_state', 'save_model', 'save_config',
+           'restore', 'write_tree', 'read_tree', 'identity', 'load_state', 'save_state', 'save_weights', 'save_config',
            'load_model', 'Run', 'reference', 'fit', 'plot_history', 'hub_model', 'tensorboard']
 
 # %% ../nbs/11_training.ipynb #c74d60b3
@@ -415,13 +415,14 @@ def write_atomic(
 # %% ../nbs/11_training.ipynb #bb3ea820
 def rounded(
     value,  # dicts and lists of anything
+    short: Callable[[float], float] = lambda x: round(x, 5),  # what becomes of a float
 ):  # the same, floats rounded
     "Five digits after the point are enough for a table."
     if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
+        return {k: rounded(v, short) for k, v in value.items()}
     if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return round(value, 5) if isinstance(value, float) else value
+        return [rounded(v, short) for v in value]
+    return short(value) if isinstance(value, float) else value
 
 # %% ../nbs/11_training.ipynb #d5ee6e73
 def write_json(path: Path, value) -> None:
@@ -537,12 +538,12 @@ def save_state(run: Trainer, folder: Path) -> None:
     write_tree(folder / STATE, state_of(run) | {"identity": identity(run)})
 
 # %% ../nbs/11_training.ipynb #95e837ac
-def save_model(run: Trainer, folder: Path) -> None:
-    "The best weights and what it takes to build the model again."
+def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
+    "The weights that `load_model` reads."
     from safetensors.torch import save_file
 
-    weights = {k: v.contiguous() for k, v in run.best["weights"].items()}
-    write_atomic(folder / "model.safetensors", lambda p: save_file(weights, p))
+    whole = {k: v.contiguous() for k, v in weights.items()}
+    write_atomic(folder / "model.safetensors", lambda p: save_file(whole, p))
 
 
 def save_config(run: Trainer, folder: Path) -> None:
@@ -693,7 +694,7 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
     metrics = score(run.clips.test) | {"valid": score(run.clips.valid), "reference": reference(run.clips)}
     metrics |= {"best_epoch": run.best["epoch"], "epochs": run.epoch, "preset": run.config.preset, "seed": run.config.seed}
     if folder is not None and run.ranks.rank == 0:
-        save_model(run, folder)
+        save_weights(run.best["weights"], folder)
         write_csv(folder / "history.csv", run.history)  # again: the last row is missing where the process was killed before it
         write_json(folder / "metrics.json", metrics)
     run.ranks.told("saved")
@@ -727,7 +728,6 @@ def plot_history(
 def hub_model() -> type:
     "A class of saved models for the Hugging Face hub; `huggingface_hub` is imported here and not before."
     from huggingface_hub import ModelHubMixin, snapshot_download
-    from safetensors.torch import save_file
 
     class HubModel(ModelHubMixin, library_name="dmsil", tags=["multimodal-sentiment-analysis"]):
         "A model and its config.json."
@@ -736,7 +736,7 @@ def hub_model() -> type:
             self.model, self.about = model, about
 
         def _save_pretrained(self, save_directory: Path) -> None:
-            save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, save_directory / "model.safetensors")
+            save_weights(self.model.state_dict(), save_directory)
             write_json(save_directory / "config.json", self.about)
 
         @classmethod
