@@ -1,4 +1,4 @@
-"06_data: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
+"07_data: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
 import copyreg
 import csv
 import functools
