@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .covariance import kappa
-from .data import Clips, DataError, Split, Steps, Texts, Tokens
-from .information import input_features, pair_information, video_of
+from .data import Clips, DataError, Split, Steps, Texts, Tokens, video_of
+from .information import pair_information
 from .metrics import _Markdown, sentiment_metrics
-from .model import ModelConfig, Output, prepare
+from .model import ModelConfig, Output, input_features, prepare
 from .objective import multitask_loss
-from .training import TrainConfig, Trainer, _warm_up, batches, epoch_seed, pick_device, preset, rounded, write_json
+from .training import Preset, Trainer, _warm_up, batches, changed, epoch_seed, pick_device, preset, rounded, write_json
 
 # %% ../nbs/14_combinations.ipynb #4392839a
 def sign_patterns(
@@ -52,7 +52,7 @@ class GridConfig:
     patience: int = 8  # epochs without a better validation MAE before a cell's weights are final
     batch_size: int = 32  # clips per step
     lr: float = 1e-3  # learning rate of encoders and heads
-    labels: Literal["none", "selfmm", "robust"] = "selfmm"  # unimodal labels; none: the multimodal task alone
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "posterior"  # unimodal labels; none: the multimodal task alone
     verdict_seeds: int = 2  # how many of the seeds have their features measured
     permutations: int = 39  # for the null of a measured pair
     resamples: int = 200  # for its interval
@@ -65,13 +65,15 @@ class GridConfig:
         measure: str,  # of the alignment
         seed: int,  # of the run
         signs: dict[tuple[str, str], int] | None = None,  # of every pair; None: no alignment at all
-    ) -> TrainConfig:  # with which `fit` trains the same model alone
+        model: ModelConfig | None = None,  # the network; None: the preset's
+    ) -> Preset:  # with which `fit` trains the same model alone
         "The training that a cell stands for."
         same = {name: getattr(self, name) for name in ("epochs", "patience", "batch_size", "labels", "device")}
-        same |= {"seed": seed, "lr_encoders": self.lr, "lr_heads": self.lr}
-        if signs is None: return preset("dmsil_kappa", measure="none", **same)
-        pairs = tuple((a, b, self.strength * sign) for (a, b), sign in signs.items())
-        return preset("dmsil_kappa", measure=measure, pairs=pairs, whitening=self.whitening, **same)
+        same |= {"seed": seed, "lr_encoders": self.lr, "lr_heads": self.lr, "average": 0.0}
+        if signs is None: same |= {"measure": "none"}
+        else: same |= {"measure": measure, "whitening": self.whitening, "pairs": {pair: self.strength * sign for pair, sign in signs.items()}}
+        made = preset("dmsil_kappa", **same)
+        return replace(made, model=model) if model else made
 
 # %% ../nbs/14_combinations.ipynb #374abd50
 def _check(config: GridConfig) -> None:
@@ -99,15 +101,15 @@ class _Cell(nn.Module):
 
     def forward(self, inputs, rows, y_m, epoch, weights, whitening) -> Tensor:
         "The loss of a batch; then the unimodal labels of its clips move."
-        y_hat, h = self.model(inputs)
+        out = self.model(inputs)
         labels, W, made = {"fusion": y_m}, {}, self.generator
         if made is not None:
             labels |= {s: y[rows] for s, y in made.labels.items()}
             W = {s: made.weights(s, rows) for s in made.labels}
-        terms = self.alignment(h)
+        terms = self.alignment(out.aligned)
         signed = sum(w * term for w, term in zip(weights, terms.by_pair.values(), strict=True))
-        loss = multitask_loss(y_hat, labels, W, replace(terms, total=signed + whitening * terms.whitening)).total
-        if made is not None: made.update(h, rows, epoch)
+        loss = multitask_loss(out.predictions, labels, W, replace(terms, total=signed + whitening * terms.whitening)).total
+        if made is not None: made.update(out.features, rows, epoch)
         return loss
 
 # %% ../nbs/14_combinations.ipynb #2575eec1
@@ -116,20 +118,18 @@ class _Stacked:
 
     def __init__(
         self,
-        model: ModelConfig,  # the network
         clips: Clips,  # the data; text frozen
-        config: TrainConfig,  # of all cells; its pairs and whitening count for none
+        preset: Preset,  # of all cells; its pairs and whitening count for none
         weights: Float[Tensor, "k p"],  # λ of each cell and pair, pairs in the order of `combinations(clips.modalities, 2)`
         whitening: Float[Tensor, " k"],  # γ_r of each cell
     ):
-        units = tuple((a, b, 1.0) for a, b in combinations(clips.modalities, 2))
-        run = Trainer(model, clips, replace(config, pairs=units, whitening=1.0))
-        self.cell, self.config, self.clips, self.device, self.epoch, k = _Cell(run), config, run.clips, run.device, 0, len(weights)
+        run = Trainer(clips, changed(preset, pairs=dict.fromkeys(combinations(clips.modalities, 2), 1.0), whitening=1.0))
+        self.cell, self.config, self.clips, self.device, self.epoch, k = _Cell(run), run.config, run.clips, run.device, 0, len(weights)
         self.weights, self.whitening = weights.to(run.device), whitening.to(run.device)
         self.params, self.buffers = stack_module_state([self.cell] * k)
         mine = {id(p): self.params[name] for name, p in self.cell.named_parameters()}
         groups = [group | {"params": [mine[id(p)] for p in group["params"]]} for group in run.optimiser.param_groups]
-        self.optimiser = torch.optim.AdamW(groups)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=run.config.weight_decay)
         self.best = {name: p.detach().clone() for name, p in self.params.items()}
         self.best_epoch, self.best_mae = torch.zeros(k, dtype=torch.long), torch.full((k,), math.inf, dtype=torch.float64)
         self.history = []
@@ -169,7 +169,7 @@ class Stack(_Stepping):
     @torch.no_grad()
     def predict(self,
         split: Split,  # on the stack's device
-    ) -> Output:  # predictions (k, n) and features (k, n, d_s) by name, on the CPU
+    ) -> Output:  # predictions (k, n), features and aligned features (k, n, d) by name, on the CPU
         "Predictions and features of every clip in every cell."
         model = self.cell.model.eval()
         state = {name.removeprefix("model."): p for name, p in self.params.items() if name.startswith("model.")}
@@ -177,8 +177,7 @@ class Stack(_Stepping):
         outs = []
         for rows in torch.arange(len(split)).split(128):
             outs.append(forward(state, {name: x.take(rows) for name, x in split.inputs.items()}))
-        join = lambda i: {s: torch.cat([out[i][s] for out in outs], 1).float().cpu() for s in outs[0][i]}
-        return Output(join(0), join(1))
+        return Output(*({s: torch.cat([out[i][s] for out in outs], 1).float().cpu() for s in outs[0][i]} for i in range(3)))
 
     def validate(self, going) -> None:
         "Remember the weights of cells that are going and better than before."
@@ -219,8 +218,8 @@ def _verdicts(h: dict[str, Tensor], split: Split, config: GridConfig) -> dict[st
 def _tested(stack: Stack, config: GridConfig, verdict: bool) -> dict[str, Any]:
     "Columns over the cells: test metrics, κ and nats of each pair on the test clips."
     test = stack.clips.test
-    y_hat, h = stack.predict(test)
-    metrics = [sentiment_metrics(y, test.labels.cpu(), stack.clips.dataset) for y in y_hat["fusion"]]
+    out = stack.predict(test)
+    h, metrics = out.aligned, [sentiment_metrics(y, test.labels.cpu(), stack.clips.dataset) for y in out.predictions["fusion"]]
     columns = {name: [m[name] for m in metrics] for name in ("MAE", "Corr")}
     columns |= {"valid_MAE": stack.best_mae.tolist(), "best_epoch": stack.best_epoch.tolist()}
     columns["kappa"] = {f"{a}~{b}": vmap(kappa)(h[a], h[b]).tolist() for a, b in combinations(stack.clips.modalities, 2)}
@@ -246,7 +245,7 @@ def _run(
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-            stack = Stack(model, clips, config.train_config(measure, seed, next(iter(patterns.values()))), weights, whitening).fit(tick)
+            stack = Stack(clips, config.train_config(measure, seed, next(iter(patterns.values())), model), weights, whitening).fit(tick)
             columns = _tested(stack, config, seed in config.seeds[: config.verdict_seeds])
     finally:
         torch.set_num_threads(threads)

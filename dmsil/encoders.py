@@ -9,6 +9,7 @@ __all__ = ['MINILM_SHA256', 'text_weights', 'tokenize', 'TextEncoder', 'embed', 
 import hashlib
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -302,18 +303,24 @@ class SequenceEncoder(nn.Module):
 
 # %% ../nbs/08_encoders.ipynb #8971a015
 class VectorEncoder(nn.Module):
-    "One hidden layer: Linear, ReLU, dropout, Linear."
+    "Hidden layers of Linear, activation and dropout, then Linear."
 
     def __init__(
         self,
         width: int,  # columns of the input
         out: int,  # width of the clip's vector
-        hidden: int = 64,  # units of the hidden layer
-        dropout: float = 0.1,  # after the hidden layer
+        hidden: int = 64,  # units of a hidden layer
+        dropout: float = 0.1,  # after each hidden layer
+        depth: int = 1,  # hidden layers
+        activation: str = "relu",  # "relu" or "gelu"
     ):
         super().__init__()
-        self.width = out
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, out))
+        if activation not in ("relu", "gelu"):
+            raise ValueError(f'activation must be "relu" or "gelu", got {activation!r}')
+        self.width, act = out, {"relu": nn.ReLU, "gelu": nn.GELU}[activation]
+        widths = [width, *[hidden] * depth]
+        layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), act(), nn.Dropout(dropout))]
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], out))
 
     def forward(
         self,

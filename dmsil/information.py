@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOUND', 'SHRINKAGE', 'MARGIN', 'PARTS', 'pointwise', 'verdict', 'Pair', 'pair_information', 'least_informative',
            'DiscreteSplit', 'discrete_split', 'joint_bounds', 'Modality', 'Change', 'Report', 'information_report',
-           'plot_report', 'neighbour_information', 'input_features', 'video_of']
+           'plot_report', 'neighbour_information']
 
 # %% ../nbs/13_information.ipynb #0cb9cfff
 import html
@@ -19,8 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .covariance import _scaled, _u_overlap, kappa
-from .data import Clips, Steps
-from .encoders import _mean_and_spread
 
 # %% ../nbs/13_information.ipynb #ce3b5666
 def pointwise(
@@ -592,21 +590,3 @@ def neighbour_information(
     reach = cKDTree(both).query(both, k + 1, p=math.inf)[0][:, -1] * (1 - 1e-12)
     near = [cKDTree(X).query_ball_point(X, reach, p=math.inf, return_length=True) for X in (A, B)]
     return float(digamma(k) + digamma(len(A)) - sum(digamma(count).mean() for count in near))
-
-# %% ../nbs/13_information.ipynb #30da1846
-def input_features(
-    clips: Clips,  # any source
-    part: str = "test",  # "train", "valid" or "test"
-    text: str = "minilm",  # encoder for sentences, as in ModelConfig
-) -> dict[str, Float[Tensor, "n d_s"]]:  # by modality
-    "One vector a clip and modality, before any training."
-    from dmsil.model import ModelConfig, prepare
-    inputs = getattr(prepare(clips, ModelConfig(text=text, frozen=True)), part).inputs
-    return {s: _mean_and_spread(x.values, x.lengths) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
-
-def video_of(
-    ids: tuple[str, ...],  # clip ids, such as 2iD-tVS8NPw_5 or video$_$5
-) -> list[str] | None:  # a video for each clip; None where the ids name too few to deal out
-    "The video that each clip belongs to, by its id."
-    videos = [clip.replace("$_$", "_").rpartition("_")[0] or clip for clip in ids]
-    return videos if 10 <= len(set(videos)) < len(videos) else None
