@@ -508,8 +508,20 @@ def waits(setup: Setup, out: dict) -> None:
         run.epoch = 2
         call()  # what is made at the first step only: the optimiser's moments, cuDNN's plans
         found = waits_of(run, call)
-        out["steps"][name] = {"waits_count": len(found), "where": sorted(set(found))}
-    out["ok"] = all(row["waits_count"] == 0 for row in out["steps"].values())
+        out["steps"][name] = row = {"waits_count": len(found), "where": sorted(set(found))}
+        if setup.gpu:
+            guarded(row, "passed", partial(strictly, call))
+    out["ok"] = not errors(out) and all(row["waits_count"] == 0 for row in out["steps"].values())
+
+
+def strictly(call) -> bool:
+    "A call during which any waiting is an error."
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return True
 
 
 # ---------------------------------------------------------------- 4. speed and memory
@@ -533,7 +545,9 @@ def parts_of(setup: Setup, run: Trainer, rows: torch.Tensor) -> dict[str, float]
 
     def encoded(name):
         run.model.zero_grad(set_to_none=True)
-        run.model.encoders[name](inputs[name]).sum().backward()
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.precision == "bfloat16"):
+            e = run.model.encoders[name](inputs[name])
+        e.sum().backward()
 
     features = {name: torch.rand(len(rows), d, device=run.device) for name, d in run.generator.dims.items()}
     there, leaves = rows.to(run.device), lambda: {s: h.clone().requires_grad_() for s, h in features.items()}
@@ -781,6 +795,17 @@ def about(setup: Setup, text: str, minutes: float) -> dict:
     return found
 
 
+def in_time(seconds: float, call) -> None:
+    "A call that an alarm ends."
+    if seconds <= 0:
+        raise OutOfTime
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def measure(device: str, path: Path, parts=tuple(PARTS), minutes: float = 8.0, seed: int = 1111, brought=PACKED, tell=print) -> dict:
     "Every part in turn; the file is whole after each."
     start, sizes = perf_counter(), SMALL if device == "cpu" else Sizes()
@@ -799,16 +824,13 @@ def measure(device: str, path: Path, parts=tuple(PARTS), minutes: float = 8.0, s
         setup.text, what = text_folder(setup)
         plain, encoders.text_weights = encoders.text_weights, lambda name="minilm": setup.text if name == "minilm" else name
         before = signal.signal(signal.SIGALRM, spent)
-        signal.setitimer(signal.ITIMER_REAL, max(0.001, 60 * minutes - (perf_counter() - start)))
         found |= about(setup, what, minutes) | {"parts": {}}
         try:
             for name in parts:
                 out, begun = {}, perf_counter()
                 found["parts"][name] = out
                 try:
-                    if perf_counter() - start > 60 * minutes:
-                        raise OutOfTime
-                    PARTS[name](setup, out)
+                    in_time(60 * minutes - (begun - start), partial(PARTS[name], setup, out))
                 except OutOfTime:
                     out |= {"ok": False, "error": "the run's time was spent"}
                 except Exception as error:
@@ -819,7 +841,6 @@ def measure(device: str, path: Path, parts=tuple(PARTS), minutes: float = 8.0, s
                 tell(f"{name}: {'ok' if out['ok'] else out.get('error', 'not ok')}, {out['time_s']:.1f} s")
                 save(name == parts[-1])
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             encoders.text_weights = plain
     return found
