@@ -107,6 +107,24 @@ def test_a_step_that_waits_is_named(tmp_path, monkeypatch):
     assert any("a copy that blocks" in line for line in found)
 
 
+def test_what_a_cuda_graph_holds_does_not_wait(tmp_path):
+    setup, rows = gpu.Setup(torch.device("cpu"), gpu.SMALL, 1, scratch=tmp_path), torch.arange(16)
+    run = gpu.made(setup, gpu.drawn_clips(setup, 32), frozen=True)
+    with gpu.Waits(gpu.on_device(run)) as waits:
+        call = gpu.core(run, rows, run.model)
+        before = len(waits.found)
+        call()
+    assert before and len(waits.found) == before
+
+
+@pytest.mark.parametrize("measure", ["coral", "rho2", "gaussian"])
+def test_no_measure_makes_a_step_wait(tmp_path, measure):
+    setup = gpu.Setup(torch.device("cpu"), gpu.SMALL, 1, scratch=tmp_path)
+    run = gpu.made(setup, gpu.drawn_clips(setup, 32), frozen=True, measure=measure, pairs=(("text", "audio", 0.3), ("audio", "vision", 0.3)))
+    gpu.step(run, torch.arange(16))
+    assert gpu.waits_of(run, lambda: gpu.step(run, torch.arange(16))) == []
+
+
 def test_a_cell_gets_what_it_builds_on():
     before = ["import math\nx = 1", "def f(): return g() + x", "def g(): return y", "y = 5\nz = [math.pi]", "x = 2\nunused = 1 / 0"]
     before += ["z.append(3)"]
