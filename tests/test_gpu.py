@@ -120,7 +120,8 @@ def test_what_a_cuda_graph_holds_does_not_wait(tmp_path):
 @pytest.mark.parametrize("measure", ["coral", "rho2", "gaussian"])
 def test_no_measure_makes_a_step_wait(tmp_path, measure):
     setup = gpu.Setup(torch.device("cpu"), gpu.SMALL, 1, scratch=tmp_path)
-    run = gpu.made(setup, gpu.drawn_clips(setup, 32), frozen=True, measure=measure, pairs=(("text", "audio", 0.3), ("audio", "vision", 0.3)))
+    pairs = (("text", "audio", 0.3), ("audio", "vision", 0.3))
+    run = gpu.made(setup, gpu.drawn_clips(setup, 32), frozen=True, measure=measure, pairs=pairs)
     gpu.step(run, torch.arange(16))
     assert gpu.waits_of(run, lambda: gpu.step(run, torch.arange(16))) == []
 
