@@ -9,7 +9,7 @@ PRESET ?= dmsil_kappa
 OUT ?= runs/$(DATA)-$(PRESET)-$(shell date +%Y%m%d-%H%M%S)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test lab mosi bench cuda docs browser soak fuzz notebooks readme pages clean
+.PHONY: train test lab mosi bench gpu docs browser soak fuzz notebooks readme pages clean
 .DEFAULT_GOAL := train
 
 # The environment is made once for each change of what it is made from.
@@ -42,10 +42,9 @@ mosi: .venv/.dev
 bench: .venv/.user
 	$(BIN)/dmsil bench --threads 1
 
-# The cells that need a GPU; says so where there is none.
-cuda: .venv/.dev
-	$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch finds no GPU')"
-	nbdev_test --flags cuda
+# What a GPU has to show (the pages' GPU cells, agreement with the CPU, waiting, speed, memory), into results/gpu.json; eight minutes.
+gpu: .venv/.user
+	$(BIN)/python tools/gpu.py
 
 .venv/.docs: .venv/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text,dev,docs,browser]'

@@ -8,8 +8,7 @@ __all__ = ['SPLITS', 'WIDTHS', 'FEATURES', 'DROPOUT', 'BATCH', 'ACCUMULATE', 'LE
            'clock', 'without_dropout', 'mmsa_worker', 'our_clips', 'our_run', 'our_worker', 'our_record', 'our_parts',
            'text_products', 'our_label_update', 'mmsa_label_update', 'textbook_coral', 'products', 'pairwise',
            'our_covariances', 'their_losses', 'their_covariances', 'BenchConfig', 'mmsa_python', 'Side', 'agreement',
-           'agrees', 'compare', 'timed', 'ratios', 'machine', 'make_task', 'waits', 'gpu_figures', 'Bench', 'benchmark',
-           'worker']
+           'agrees', 'compare', 'timed', 'ratios', 'machine', 'make_task', 'Bench', 'benchmark', 'worker']
 
 # %% ../nbs/15_benchmark.ipynb #7b197967
 import csv
@@ -256,11 +255,13 @@ def held_memory() -> float | None:
 
 # %% ../nbs/15_benchmark.ipynb #79058a62
 def clock(call, repeats: int = 5, warm: int = 1) -> dict:
-    "Median seconds of a call, on the wall and of the processor."
-    taken = []
+    "Median seconds of a call, on the wall and of the processor; where a GPU is in use, until it has finished."
+    taken, finish = [], torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     for _ in range(warm + repeats):
+        finish()
         wall, cpu = perf_counter(), process_time()
         call()
+        finish()
         taken.append((perf_counter() - wall, process_time() - cpu))
     wall, cpu = zip(*taken[warm:], strict=True)
     return {"wall": median(wall), "cpu": median(cpu)}
@@ -273,21 +274,22 @@ def without_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 # %% ../nbs/15_benchmark.ipynb #db7f210d
-def _mmsa_config(**changes):
-    "MMSA's configuration of Self-MM for MOSI, on a processor, with changes."
+def _mmsa_config(device: str = "cpu", **changes):
+    "MMSA's configuration of Self-MM for MOSI, with changes."
     import types
 
     sys.modules.setdefault("pynvml", types.ModuleType("pynvml"))
     from MMSA.config import get_config_regression
 
     args = get_config_regression("self_mm", "mosi")
-    args.update(device=torch.device("cpu"), train_mode="regression", **changes)
+    args.update(device=torch.device(device), train_mode="regression", **changes)
     return args
 
 
 def _mmsa(task: dict):
     "MMSA's configuration, loaders and model for a task."
-    args = _mmsa_config(featurePath=task["clips"], custom_feature=None, feature_T=None, feature_A=None, feature_V=None,
+    args = _mmsa_config(task.get("device", "cpu"), featurePath=task["clips"], custom_feature=None,
+                        feature_T=None, feature_A=None, feature_V=None,
                         pretrained=task["text"], text_out=384, model_save_path=task["folder"] + "/mmsa.pth",
                         cur_seed=1, early_stop=10**6, train_samples=task["n"], use_finetune=not task["frozen"])  # fmt: skip
     from MMSA.data_loader import MMDataLoader
@@ -295,7 +297,7 @@ def _mmsa(task: dict):
 
 
     torch.set_default_dtype(task["dtype"])
-    loaders, model = MMDataLoader(args, 0), AMIO(args).to(task["dtype"])
+    loaders, model = MMDataLoader(args, 0), AMIO(args).to(args.device, task["dtype"])
     weights = {mmsa_name(name): torch.from_numpy(w) for name, w in np.load(task["weights"]).items()}
     left = model.load_state_dict(weights, strict=False)
     if left.unexpected_keys or any("pooler" not in name for name in left.missing_keys):
@@ -372,13 +374,14 @@ def _mmsa_record(model, dataset, trainer) -> dict:
     from torch.utils.data import DataLoader
 
     model.eval()
-    outs = []
+    outs, there = [], lambda x: x.to(trainer.args.device)
     with torch.no_grad():
         for b in DataLoader(dataset, batch_size=BATCH):
-            outs.append(model(b["text"], (b["audio"], b["audio_lengths"]), (b["vision"], b["vision_lengths"])))
-    predictions = {f"prediction_{s}": torch.cat([out[k] for out in outs])[:, 0].numpy() for s, k in zip(FEATURES, "MTAV", strict=True)}
-    labels = {f"label_{s}": y.numpy() for s, y in trainer.label_map.items() if s != "fusion"}
-    centres = {f"centre_{s}": torch.stack([c["pos"], c["neg"]]).numpy() for s, c in trainer.center_map.items()}
+            outs.append(model(there(b["text"]), (there(b["audio"]), b["audio_lengths"]), (there(b["vision"]), b["vision_lengths"])))
+    column = lambda k: torch.cat([out[k] for out in outs])[:, 0].cpu().numpy()
+    predictions = {f"prediction_{s}": column(k) for s, k in zip(FEATURES, "MTAV", strict=True)}
+    labels = {f"label_{s}": y.cpu().numpy() for s, y in trainer.label_map.items() if s != "fusion"}
+    centres = {f"centre_{s}": torch.stack([c["pos"], c["neg"]]).cpu().numpy() for s, c in trainer.center_map.items()}
     return predictions | labels | centres
 
 # %% ../nbs/15_benchmark.ipynb #2a8feaed
@@ -429,22 +432,23 @@ def our_clips(task: dict):
         clips = replace(clips, **{name: _in_double(getattr(clips, name)) for name in SPLITS})
     if not task["frozen"]:
         return clips
-    encoder = TextEncoder(pooling="cls")
+    encoder = TextEncoder(task["text"], "cls")
     split = lambda part: replace(part, inputs=part.inputs | {"text": embed(encoder, part.inputs["text"])})
     return replace(clips, train=split(clips.train), valid=split(clips.valid), test=split(clips.test))
 
 # %% ../nbs/15_benchmark.ipynb #eb53b5b6
 def our_run(task: dict) -> OurRun:
     "Network, labels and optimiser of a task, with the weights of its file."
+    from dmsil.encoders import TextEncoder
     from dmsil.model import Spec
 
     torch.set_default_dtype(task["dtype"])
-    clips = our_clips(task)
+    clips, device = our_clips(task), task.get("device", "cpu")
     specs = {name: Spec("steps", clips.train.inputs[name].values.shape[-1]) for name in WIDTHS}
-    model = network(specs, Table() if task["frozen"] else None)
+    model = network(specs, Table() if task["frozen"] else TextEncoder(task["text"], "cls"))
     weights = {name: torch.from_numpy(w) for name, w in np.load(task["weights"]).items()}
     model.load_state_dict({name: w for name, w in weights.items() if name in model.state_dict()})
-    return OurRun(clips, model.to(task["dtype"]), task.get("precision", "float32"))
+    return OurRun(clips.to(device), model.to(device, task["dtype"]), task.get("precision", "float32"))
 
 # %% ../nbs/15_benchmark.ipynb #0952dc76
 def our_worker(task: dict, port: _Port) -> None:
@@ -472,8 +476,8 @@ def our_record(run: OurRun) -> dict:
     from dmsil.training import predict
 
     predictions = {f"prediction_{s}": y.numpy() for s, y in predict(run.model, run.clips.valid)[0].items()}
-    labels = {f"label_{s}": y.numpy() for s, y in run.generator.labels.items()}
-    centres = run.generator.means().split(run.generator.widths, 1)
+    labels = {f"label_{s}": y.cpu().numpy() for s, y in run.generator.labels.items()}
+    centres = run.generator.means().cpu().split(run.generator.widths, 1)
     return predictions | labels | {f"centre_{s}": c.numpy() for s, c in zip(run.generator.dims, centres, strict=True)}
 
 # %% ../nbs/15_benchmark.ipynb #c8eedfea
@@ -644,7 +648,7 @@ def their_covariances() -> list[dict]:
     return rows
 
 # %% ../nbs/15_benchmark.ipynb #095cc0d6
-PARTS = ("agreement", "epochs", "bf16", "products", "frozen", "labels", "covariances", "gpu")
+PARTS = ("agreement", "epochs", "bf16", "products", "frozen", "labels", "covariances")
 
 
 @dataclass(frozen=True)
@@ -661,7 +665,7 @@ class BenchConfig:
     clips: tuple[int, int, int] = (1284, 229, 686)  # train, valid, test
     seed: int = 1111  # of weights and order
     sets: tuple[str, ...] = ("mosi", "short")  # of clips
-    parts: tuple[str, ...] = PARTS[:-1]  # what to do; the rest of the file is kept
+    parts: tuple[str, ...] = PARTS  # what to do; the rest of the file is kept
 
 # %% ../nbs/15_benchmark.ipynb #6d71de8d
 PINS = ("torch==2.13.0", "transformers", "numpy", "pandas", "tqdm", "scikit-learn", "easydict")
@@ -688,7 +692,7 @@ class Side:
     def __init__(self, who: str, task: dict, python, threads: int):
         root, threads = Path(__file__).resolve().parents[1], str(threads)
         self.who, self.log = who, Path(task["folder"]) / f"{who}.log"
-        env = os.environ | {"PYTHONPATH": str(root), "TOKENIZERS_PARALLELISM": "false"}
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]), "TOKENIZERS_PARALLELISM": "false"}
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         with self.log.open("a") as log:
             pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True, "env": env}
@@ -741,15 +745,15 @@ def compare(task: dict, pythons: dict, config: BenchConfig) -> list[dict]:
     return rows
 
 # %% ../nbs/15_benchmark.ipynb #d6f50875
-def timed(task: dict, pythons: dict, config: BenchConfig, repeats: int) -> dict:
-    "Epochs of both in turn, dropout on; then the parts of a step."
+def timed(task: dict, pythons: dict, config: BenchConfig, repeats: int, parts: bool = True) -> dict:
+    "Epochs of both in turn, dropout on; then, on a CPU, the parts of a step."
     from tqdm.auto import tqdm
 
     with ExitStack() as stack:
         sides = {who: stack.enter_context(Side(who, task, python, config.threads)) for who, python in pythons.items()}
         answers = [{who: side.ask(do="epoch", tag="") for who, side in sides.items()}
                    for _ in tqdm(range(repeats), desc="epochs timed", unit="epoch")]
-        parts = {who: side.ask(do="parts") for who, side in sides.items()}
+        parts = {who: side.ask(do="parts") if parts else {} for who, side in sides.items()}
     found = {}
     for who in sides:
         found[who] = {"parts": parts[who], "memory_MB": answers[-1][who]["memory"], "memory_before_MB": answers[-1][who]["before"]}
@@ -792,48 +796,6 @@ def make_task(folder: Path, kind: str, config: BenchConfig) -> dict:
     return {"clips": str(path), "weights": str(folder / f"{kind}-weights.npz"), "orders": str(folder / f"{kind}-orders.npy"),
             "folder": str(folder), "text": text_weights(), "n": n, "frozen": False, "record": False, "source": source,
             "pieces": clips.train.inputs["text"].lengths.double().mean().item()}  # fmt: skip
-
-# %% ../nbs/15_benchmark.ipynb #bc8bbe1b
-def waits(step) -> int:
-    "How often a call makes the processor wait for the GPU."
-    import warnings
-
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("warn")
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in seen)
-
-# %% ../nbs/15_benchmark.ipynb #2882b88d
-def gpu_figures(
-    device: str = "cuda",  # where to train
-    corpus: str = "../shared/data/mosi",  # as in `BenchConfig`
-    n: tuple[int, int, int] = (1284, 229, 686),  # clips
-    repeats: int = 5,  # epochs timed
-    compiled: bool = True,  # torch.compile the network
-) -> dict:  # seconds an epoch, waits in a step
-    "Training of MOSI's shape with the clips on the device, in bf16."
-    from dmsil.data import load_clips
-    from dmsil.model import Spec
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_clips(Path(folder) / "mosi.pkl", corpus=corpus, n=n)
-        clips = load_clips(Path(folder) / "mosi.pkl", dataset="mosi").to(device)
-    model = network({name: Spec("steps", clips.train.inputs[name].values.shape[-1]) for name in WIDTHS}).to(device)
-    run = OurRun(clips, model, "bfloat16")
-    run.forward = torch.compile(model) if compiled else model
-    order, wait = torch.randperm(len(clips.train)), torch.cuda.synchronize if device == "cuda" else lambda: None
-
-    def epoch():
-        run.train_epoch(order)
-        wait()
-
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
-    epoch()
-    return {"device": name, "epoch_wall": clock(epoch, repeats, 0)["wall"], "waits": waits(lambda: run.step(*order[:64].split(BATCH)))}
 
 # %% ../nbs/15_benchmark.ipynb #a33d2b6e
 class Bench:
@@ -920,12 +882,6 @@ def _covariances(bench: Bench) -> None:
     sides = (bench.once(who, do="covariances") for who in bench.pythons)
     bench.found["covariances"] = [a | b for a, b in zip(*sides, strict=True)]
 
-# %% ../nbs/15_benchmark.ipynb #69640fcf
-def _gpu(bench: Bench) -> None:
-    if not torch.cuda.is_available():
-        raise ValueError("the part gpu needs a GPU, and torch finds none")
-    bench.found["gpu"] = gpu_figures(corpus=bench.config.corpus, n=bench.config.clips, repeats=bench.config.repeats)
-
 # %% ../nbs/15_benchmark.ipynb #03403f0e
 def benchmark(
     config: BenchConfig,  # what to do
@@ -934,7 +890,7 @@ def benchmark(
     "Compare, and where the two agree, time."
     bench = Bench(config)
     calls = {"agreement": _agreement, "epochs": _epochs, "bf16": _bf16, "products": _products, "frozen": partial(_epochs, frozen=True),
-             "labels": _labels, "covariances": _covariances, "gpu": _gpu}  # fmt: skip
+             "labels": _labels, "covariances": _covariances}  # fmt: skip
     with bench.temporary:
         for part in config.parts:
             tell(part)

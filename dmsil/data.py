@@ -41,7 +41,7 @@ class Vectors:
     "One vector a clip: `values` (n, d), float32."
     values: Float[Tensor, "n d"]
     def __len__(self) -> int: return len(self.values)
-    def take(self, rows: Int[Tensor, " b"]) -> "Vectors": return Vectors(self.values[rows.to(self.values.device)])
+    def take(self, rows: Int[Tensor, " b"]) -> "Vectors": return Vectors(self.values[rows.to(self.values.device, non_blocking=True)])
     def to(self, device) -> "Vectors": return Vectors(self.values.to(device))
 
 # %% ../nbs/07_data.ipynb #b4af29f8
@@ -53,7 +53,7 @@ def _trimmed(
     "Rows of a padded tensor, cut at the longest of them."
     lengths = lengths[rows]
     longest = int(lengths.max()) if len(rows) else 0
-    return values[:, :longest][rows.to(values.device)], lengths
+    return values[:, :longest][rows.to(values.device, non_blocking=True)], lengths
 
 # %% ../nbs/07_data.ipynb #4f14348b
 @dataclass(frozen=True, eq=False)

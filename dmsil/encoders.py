@@ -192,9 +192,10 @@ class _Padded(nn.Module):
         if self.groups < 2 or len(tokens) < 2 * self.groups:
             return self.encode(tokens)
         order, words = tokens.lengths.argsort(stable=True), self.bert.get_input_embeddings()(tokens.ids)
-        parts = [(rows, tokens.take(rows)) for rows in order.tensor_split(self.groups)]
+        send = lambda rows: rows.to(words.device, non_blocking=True)
+        parts = [(send(rows), tokens.take(rows)) for rows in order.tensor_split(self.groups)]
         z = torch.cat([self.encode(part, words[rows, : part.ids.shape[1]]) for rows, part in parts])
-        return z[order.argsort().to(z.device)]
+        return z[send(order.argsort())]
 
 # %% ../nbs/08_encoders.ipynb #7e8690ae
 class TextEncoder(_Padded):
@@ -286,13 +287,15 @@ class SequenceEncoder(nn.Module):
     def state(self, steps: Steps) -> Float[Tensor, "n h"]:
         "What is known after the last real step."
         x, lengths = steps.values, steps.lengths
+        send = lambda numbers: numbers.to(x.device, non_blocking=True)  # without waiting for the device
         if self.pooling == "stats":
-            return _mean_and_spread(x, lengths.to(x.device))
+            return _mean_and_spread(x, send(lengths))
         if self.bidirectional:
-            _, (h, _) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
-            return torch.cat([h[-2], h[-1]], 1)
+            lengths, order = lengths.sort(descending=True)
+            _, (h, _) = self.lstm(pack_padded_sequence(x[send(order)], lengths, batch_first=True))
+            return torch.cat([h[-2], h[-1]], 1)[send(order.argsort())]
         h, _ = self.lstm(x)
-        return h[torch.arange(len(x), device=x.device), (lengths - 1).to(x.device)]
+        return h[torch.arange(len(x), device=x.device), send(lengths - 1)]
 
     def forward(
         self,

@@ -396,7 +396,7 @@ def forward_backward(
     rows, means = torch.cat(parts), {}
     with _autocast(run.device, run.config.precision):
         out = forward_rows(run.forward, run.clips.train.inputs, rows, run.ranks)
-    sizes, there = [len(part) for part in parts], rows.to(run.device)
+    sizes, there = [len(part) for part in parts], rows.to(run.device, non_blocking=True)
     outs, theres = _by_batch(out, sizes), there.split(sizes)
     losses = [_loss(run, *batch) for batch in zip(outs, theres, strict=True)]
     sum(share * len(part) / len(rows) * loss.total for part, loss in zip(parts, losses, strict=True)).backward()

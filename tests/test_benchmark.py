@@ -2,7 +2,6 @@
 import ast
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -153,13 +152,6 @@ def test_nothing_is_timed_without_agreement(tmp_path, monkeypatch):
         bench.benchmark(config, tell=lambda part: None)
     with pytest.raises(ValueError, match="colour"):
         bench.benchmark(bench.BenchConfig(out=str(tmp_path / "b.json"), parts=("colour",)))
-
-
-def test_the_gpu_section_runs_on_a_processor(tmp_path):
-    found = bench.gpu_figures("cpu", tmp_path / "absent", (70, 6, 6), 1, compiled=False)
-    assert found["epoch_wall"] > 0 and found["waits"] == 0
-    with pytest.raises(ValueError, match="finds none") if not torch.cuda.is_available() else nullcontext():
-        bench.benchmark(bench.BenchConfig(out=str(tmp_path / "b.json"), corpus=str(tmp_path), parts=("gpu",)), tell=lambda part: None)
 
 
 def test_a_side_answers_from_its_own_process(tmp_path):
