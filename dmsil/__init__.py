@@ -13,7 +13,8 @@ _HOME = {
     "objective": ("multitask_loss",),
     "metrics": ("sentiment_metrics",),
     "information": ("information_report",),
-    "training": ("Run", "TrainConfig", "evaluate", "fit", "load_model", "predict", "preset"),
+    "posterior": ("Prior", "posterior_labels"),
+    "training": ("Preset", "Run", "TrainConfig", "evaluate", "fit", "load_model", "predict", "preset"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *_MODULE]

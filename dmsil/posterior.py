@@ -157,7 +157,7 @@ def _addends(ridge: _Ridge) -> Float[Tensor, "n blocks"]:
             U[rows, j] = Phi @ part
     return U
 
-# %% ../nbs/05_posterior.ipynb #458266e8
+# %% ../nbs/05_posterior.ipynb #aed2f497
 def additive_readouts(
     features: dict[str, Float[Tensor, "n d_s"]],  # of n clips, by modality: arrays, tensors or sequences; rows of NaN are missing
     y: Float[Tensor, "n"],  # y_m
@@ -172,7 +172,12 @@ def additive_readouts(
     blocks = [block for basis in bases for block in basis]
     if not blocks:
         return torch.zeros(len(y), len(bases), dtype=y.dtype)
-    parts = _addends(_Ridge(blocks, y, fold)).split([len(basis) for basis in bases], 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small systems: a second thread costs more than it brings
+    try:
+        parts = _addends(_Ridge(blocks, y, fold)).split([len(basis) for basis in bases], 1)
+    finally:
+        torch.set_num_threads(threads)
     return torch.stack([part.sum(1) for part in parts], 1)
 
 

@@ -247,7 +247,7 @@ def test_the_same_command_under_torchrun(tmp_path):
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("| 0/125 ") == 1
-    alone = fit(ModelConfig(dropout=0), synthetic_clips(), preset("dmsil_kappa", epochs=1, device="cpu"), progress=False)
+    alone = fit(synthetic_clips(), preset("dmsil_kappa", dropout=0, epochs=1, device="cpu"), progress=False)
     assert furthest(dict(alone.model.state_dict()), load_file(tmp_path / "two" / "model.safetensors")) < 1e-3
 
 

@@ -28,7 +28,7 @@ CLIPS = synthetic_clips(n=(40, 12, 12))
 
 
 def run(folder, epochs, **options):
-    return fit(ModelConfig(), CLIPS, preset("dmsil_kappa", epochs=epochs, device="cpu"), folder, progress=False, **options)
+    return fit(CLIPS, preset("dmsil_kappa", epochs=epochs, device="cpu"), folder, progress=False, **options)
 
 
 # --- training ---

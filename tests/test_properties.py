@@ -281,7 +281,7 @@ import hashlib, json, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
 import dmsil
 from dmsil.data import synthetic_clips
-run = dmsil.fit(dmsil.ModelConfig(), synthetic_clips(n=(200, 60, 60)), dmsil.preset(sys.argv[2], epochs=2, device="cpu"), progress=False)
+run = dmsil.fit(synthetic_clips(n=(200, 60, 60)), dmsil.preset(sys.argv[2], epochs=2, device="cpu"), progress=False)
 bits = b"".join(x.numpy().tobytes() for x in [*run.model.state_dict().values(), run.generator.y])
 print(json.dumps([hashlib.sha256(bits).hexdigest(), run.metrics["MAE"]]))
 """

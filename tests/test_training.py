@@ -172,7 +172,7 @@ def test_epoch_seeds_do_not_meet():
 @pytest.mark.parametrize("mode", ["dmsil", "self_mm", "dmsil_kappa"])
 def test_every_clip_has_a_say_in_the_gradient(mode):
     "With accumulation, the last and smaller group is stepped, too."
-    run = Trainer(dmsil.ModelConfig(), synthetic_clips(n=(70, 10, 10), seed=0), preset(mode, batch_size=16, accumulate=3, device="cpu"))
+    run = Trainer(synthetic_clips(n=(70, 10, 10), seed=0), preset(mode, batch_size=16, accumulate=3, device="cpu"))
     steps = []
     run.optimiser.register_step_pre_hook(lambda *_: steps.append(1))
     run.epoch = 1
@@ -182,7 +182,7 @@ def test_every_clip_has_a_say_in_the_gradient(mode):
 
 def test_one_checkpoint_for_all_metrics(tmp_path):
     clips = synthetic_clips(n=(200, 60, 60), seed=0)
-    run = dmsil.fit(dmsil.ModelConfig(), clips, preset("self_mm", epochs=4, device="cpu"), tmp_path / "run", progress=False)
+    run = dmsil.fit(clips, preset("self_mm", epochs=4, device="cpu"), tmp_path / "run", progress=False)
     best = min(run.history, key=lambda row: row["valid_MAE"])
     assert run.metrics["best_epoch"] == best["epoch"] and run.metrics["valid"]["MAE"] == pytest.approx(best["valid_MAE"], abs=1e-6)
     model, _ = load_model(tmp_path / "run")
@@ -192,13 +192,13 @@ def test_one_checkpoint_for_all_metrics(tmp_path):
 def test_fit_leaves_the_random_state_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    dmsil.fit(dmsil.ModelConfig(), synthetic_clips(n=(40, 10, 10), seed=0), preset("self_mm", epochs=1, device="cpu"), progress=False)
+    dmsil.fit(synthetic_clips(n=(40, 10, 10), seed=0), preset("self_mm", epochs=1, device="cpu"), progress=False)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_seeds_make_the_run():
     clips = synthetic_clips(n=(80, 20, 20), seed=0)
-    fit = lambda seed: dmsil.fit(dmsil.ModelConfig(), clips, preset("dmsil", epochs=2, seed=seed, device="cpu"), progress=False).history[-1]["valid_MAE"]
+    fit = lambda seed: dmsil.fit(clips, preset("dmsil", epochs=2, seed=seed, device="cpu"), progress=False).history[-1]["valid_MAE"]
     assert fit(1) == fit(1) != fit(2)
 
 
@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     clips = synthetic_clips(n=(80, 20, 20), seed=0)
     broken = preset("self_mm", lr_heads=1e30, lr_encoders=1e30, epochs=3, device="cpu")
     with pytest.raises(FloatingPointError, match="not finite.*multimodal"):
-        dmsil.fit(dmsil.ModelConfig(), clips, broken, tmp_path / "run", progress=False)
+        dmsil.fit(clips, broken, tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("change", [{"layers": 2}, {"bidirectional": True}, {"sequence": "stats"}, {"layers": 2, "bidirectional": True}])
@@ -232,7 +232,7 @@ def test_a_step_reads_only_its_rows():
     "Features of clips outside the batch may be garbage."
     clips = synthetic_clips(n=(64, 10, 10), seed=0)
     spoilt = replace(clips.train, inputs={s: Vectors(x.values.index_fill(0, torch.arange(32, 64), float("nan"))) for s, x in clips.train.inputs.items()})
-    run = Trainer(dmsil.ModelConfig(), replace(clips, train=spoilt), preset("dmsil_kappa", device="cpu"))
+    run = Trainer(replace(clips, train=spoilt), preset("dmsil_kappa", device="cpu"))
     run.epoch = 2
     assert all(value.isfinite() for value in forward_backward(run, torch.arange(32)).values())
 

@@ -45,7 +45,7 @@ def one(preset: str, seed: int, mirror, threads: int) -> dict:
     torch.set_num_threads(threads)
     import dmsil
 
-    run = dmsil.fit(dmsil.ModelConfig(), dmsil.load_mosi(mirror=mirror), dmsil.preset(preset, seed=seed, epochs=EPOCHS, device="cpu"), progress=False)
+    run = dmsil.fit(dmsil.load_mosi(mirror=mirror), dmsil.preset(preset, seed=seed, epochs=EPOCHS, device="cpu"), progress=False)
     return {"preset": preset, "seed": seed, "metrics": run.metrics, "history": run.history}
 
 
