@@ -42,7 +42,7 @@ def sign_patterns(
 # %% ../nbs/14_combinations.ipynb #bceea914
 @dataclass(frozen=True)
 class GridConfig:
-    "What a grid is made of; everything else is the preset `dmsil_kappa`."
+    "What a grid is made of; everything else is the training of the preset `dmsil`, with a weight floor of 0.1."
 
     measures: tuple[Literal["kappa", "rho2", "gaussian", "corr"], ...] = ("kappa",)  # of the alignment, a grid each
     seeds: tuple[int, ...] = (1111, 1112, 1113, 1114, 1115)  # of weights, order and dropout; simulated clips are drawn with it, too
@@ -52,7 +52,7 @@ class GridConfig:
     patience: int = 8  # epochs without a better validation MAE before a cell's weights are final
     batch_size: int = 32  # clips per step
     lr: float = 1e-3  # learning rate of encoders and heads
-    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "posterior"  # unimodal labels; none: the multimodal task alone
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: the multimodal task alone
     verdict_seeds: int = 2  # how many of the seeds have their features measured
     permutations: int = 39  # for the null of a measured pair
     resamples: int = 200  # for its interval
@@ -69,10 +69,10 @@ class GridConfig:
     ) -> Preset:  # with which `fit` trains the same model alone
         "The training that a cell stands for."
         same = {name: getattr(self, name) for name in ("epochs", "patience", "batch_size", "labels", "device")}
-        same |= {"seed": seed, "lr_encoders": self.lr, "lr_heads": self.lr, "average": 0.0}
+        same |= {"seed": seed, "lr_encoders": self.lr, "lr_heads": self.lr, "floor": 0.1}
         if signs is None: same |= {"measure": "none"}
         else: same |= {"measure": measure, "whitening": self.whitening, "pairs": {pair: self.strength * sign for pair, sign in signs.items()}}
-        made = preset("dmsil_kappa", **same)
+        made = preset("dmsil", **same)
         return replace(made, model=model) if model else made
 
 # %% ../nbs/14_combinations.ipynb #374abd50
@@ -129,7 +129,7 @@ class _Stacked:
         self.params, self.buffers = stack_module_state([self.cell] * k)
         mine = {id(p): self.params[name] for name, p in self.cell.named_parameters()}
         groups = [group | {"params": [mine[id(p)] for p in group["params"]]} for group in run.optimiser.param_groups]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=run.config.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups)
         self.best = {name: p.detach().clone() for name, p in self.params.items()}
         self.best_epoch, self.best_mae = torch.zeros(k, dtype=torch.long), torch.full((k,), math.inf, dtype=torch.float64)
         self.history = []

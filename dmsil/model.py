@@ -149,6 +149,7 @@ class MultimodalModel(nn.Module):
         widths = {name: encoder.width for name, encoder in self.encoders.items()}
         self.align = nn.ModuleDict({name: nn.Linear(width, config.aligned) for name, width in widths.items()} if config.aligned else {})
         widths["fusion"] = config.aligned * len(widths) or sum(widths.values())
+        self.additive = nn.Linear(widths["fusion"], 1) if config.aligned else None
         dims = config.dims(specs)
         self.heads = nn.ModuleDict({name: Head(widths[name], dims[name], config.dropout, config.rectified) for name in dims})
 
@@ -160,5 +161,7 @@ class MultimodalModel(nn.Module):
         e = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
         z = {name: align(e[name]) for name, align in self.align.items()}
         e["fusion"] = torch.cat([(z or e)[name] for name in self.modalities], 1)
-        pairs = {name: head(e[name]) for name, head in self.heads.items()}
-        return Output({s: y for s, (_, y) in pairs.items()}, {s: h for s, (h, _) in pairs.items()}, z)
+        h, y_hat = ({name: part[i] for name, part in heads.items()} for heads in [{s: head(e[s]) for s, head in self.heads.items()}] for i in (0, 1))
+        if self.additive is not None:
+            y_hat["fusion"] = y_hat["fusion"] + self.additive(e["fusion"]).squeeze(-1)
+        return Output(y_hat, h, z)

@@ -56,9 +56,11 @@ class TrainConfig:
     weight_decay: float = 0.01  # decoupled (AdamW)
     measure: Literal["none", "coral", "corr", "kappa", "rho2", "gaussian"] = "coral"  # of the alignment
     strength: float = 20.0  # weight of a pair that shares where `pairs` is empty
-    share: Literal["all", "measured"] = "all"  # which pairs share where `pairs` is empty: all, or those whose inputs both hear the label
+    share: Literal["none", "all", "measured"] = "all"  # the pairs that share where `pairs` is empty; measured: whose inputs both hear the label
     pairs: tuple[tuple[str, str, float], ...] = ()  # (modality, modality, weight): + shares, − makes private
     whitening: float = 0.0  # weight γ_r of ‖C_s − I‖²
+    alignment: float = 1.0  # what all weights of the alignment are multiplied by
+    keep: Literal["MAE", "objective"] = "MAE"  # the weights that are kept: least validation MAE, or least MAE plus alignment terms
     labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: the multimodal task alone
     neutral: Literal["exclude", "positive"] = "exclude"  # where clips with label 0 count
     floor: float = 0.0  # least weight of a unimodal task
@@ -86,10 +88,10 @@ class Preset:
 PRESETS = {
     "dmsil_kappa": Preset(
         TrainConfig(
-            preset="dmsil_kappa", measure="kappa", strength=0.3, share="measured", whitening=0.1, labels="posterior", floor=0.1,
-            batch_size=64, average=3.0, weight_decay=0.1,
+            preset="dmsil_kappa", measure="kappa", alignment=3.0, strength=0.1, share="none", whitening=0.3, keep="objective",
+            labels="posterior", floor=0.1, batch_size=64, lr_encoders=2e-3, lr_heads=2e-3, weight_decay=0.1, average=1.5, patience=8,
         ),
-        ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=16),
+        ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=12, dropout=0.05),
     ),
     "dmsil": Preset(TrainConfig(), ModelConfig()),
     "self_mm": Preset(TrainConfig(preset="self_mm", measure="none"), ModelConfig()),
@@ -98,7 +100,7 @@ PRESETS = {
 
 def preset(
     name: str = "dmsil_kappa",  # "dmsil_kappa", "dmsil" or "self_mm"
-    **changes,  # fields of `TrainConfig` or `ModelConfig` to set otherwise; pairs may be a dict, or "measured"
+    **changes,  # fields of `TrainConfig` or `ModelConfig` to set otherwise; pairs may be a dict, "none", "all" or "measured"
 ) -> Preset:
     "A named network and training, with changes."
     if name not in PRESETS:
@@ -111,7 +113,7 @@ def changed(
     **changes,  # as in `preset`
 ) -> Preset:
     "A preset with other values."
-    if changes.get("pairs") in ("measured", "all"):
+    if changes.get("pairs") in ("none", "all", "measured"):
         changes |= {"share": changes.pop("pairs"), "pairs": ()}
     if isinstance(changes.get("pairs"), dict):
         changes["pairs"] = tuple((a, b, float(weight)) for (a, b), weight in changes["pairs"].items())
@@ -130,12 +132,13 @@ def alignment_for(
     "The module that a configuration asks for."
     if config.measure == "none" or len(modalities) < 2:
         return None
-    share = combinations(modalities, 2) if config.share == "all" else measured
+    share = {"none": (), "all": combinations(modalities, 2), "measured": measured}[config.share]
     pairs = {(a, b): w for a, b, w in config.pairs} or dict.fromkeys(share, config.strength)
     unknown = sorted({name for pair in pairs for name in pair} - set(modalities))
     if unknown:
         raise ValueError(f"pairs: {', '.join(unknown)} is not a modality of these clips, which have {', '.join(modalities)}")
-    return ModalAlignment(pairs, measure=config.measure, whitening=config.whitening, dims=dims) if pairs else None
+    scaled = {pair: config.alignment * weight for pair, weight in pairs.items()}
+    return ModalAlignment(scaled, config.measure, config.alignment * config.whitening, dims=dims) if pairs else None
 
 # %% ../nbs/12_training.ipynb #bd8d4d60
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -293,8 +296,12 @@ def evaluate(
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
 ) -> dict[str, Any]:  # the field's metrics; "unimodal": MAE of each modality's own head
     "The metrics of a split."
-    y_hat, _ = predict(model, split, precision=precision, ranks=ranks)
-    truth = {name: split.unimodal.get(name, split.labels).cpu() for name in model.modalities}
+    return _scores(predict(model, split, precision=precision, ranks=ranks)[0], split, dataset)
+
+
+def _scores(y_hat: dict[str, Tensor], split: Split, dataset: str) -> dict[str, Any]:
+    "The metrics of predictions."
+    truth = {name: split.unimodal.get(name, split.labels).cpu() for name in y_hat if name != "fusion"}
     unimodal = {name: (y_hat[name] - truth[name]).abs().mean().item() for name in truth}
     return sentiment_metrics(y_hat["fusion"], split.labels.cpu(), dataset) | {"unimodal": unimodal}
 
@@ -339,7 +346,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(_rates(self), weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"))
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.epoch, self.history = 0, []
-        self.best: dict[str, Any] = {"epoch": 0, "MAE": math.inf, "weights": {}}
+        self.best: dict[str, Any] = {"epoch": 0, "score": math.inf, "MAE": math.inf, "weights": {}}
 
 # %% ../nbs/12_training.ipynb #2d136d49
 def _labels_for(run: Trainer) -> LabelGenerator | FixedLabels | None:
@@ -356,9 +363,11 @@ def _labels_for(run: Trainer) -> LabelGenerator | FixedLabels | None:
 def _rates(run: Trainer) -> list[dict]:
     "Parameters by learning rate: text, other encoders, heads and projections."
     c = run.config
-    params = {"text": [], "encoders": [], "heads": list(run.model.heads.parameters())}
-    for name, encoder in run.model.encoders.items():
-        params["text" if run.specs[name].kind == "tokens" else "encoders"] += encoder.parameters()
+    params = {"text": [], "encoders": [], "heads": []}
+    for name, p in run.model.named_parameters():
+        part, modality, *_ = name.split(".")
+        kind = "heads" if part != "encoders" else "text" if run.specs[modality].kind == "tokens" else "encoders"
+        params[kind].append(p)
     if run.alignment is not None:
         params["heads"] += run.alignment.parameters()
     rates = {"text": c.lr_text, "encoders": c.lr_encoders, "heads": c.lr_heads}
@@ -672,10 +681,15 @@ def reference(clips: Clips) -> dict[str, float]:
 def _validate(run: Trainer) -> dict[str, float]:
     "Validation metrics; remember the weights if they are the best so far."
     model = run.shadow if run.shadow is not None and run.epoch > 1 else run.model
-    valid = run.ranks.told(evaluate(model, run.clips.valid, run.clips.dataset, run.config.precision, run.ranks))
-    if valid["MAE"] < run.best["MAE"] or not run.best["weights"]:
+    y_hat, z = predict(model, run.clips.valid, precision=run.config.precision, ranks=run.ranks)
+    valid = run.ranks.told(_scores(y_hat, run.clips.valid, run.clips.dataset))
+    score = valid["MAE"]
+    if run.config.keep == "objective" and run.alignment is not None:
+        with torch.no_grad():
+            score += run.ranks.told(run.alignment({s: x.to(run.device) for s, x in z.items()}).total.item())
+    if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        run.best = {"epoch": run.epoch, "MAE": valid["MAE"], "weights": weights}
+        run.best = {"epoch": run.epoch, "score": score, "MAE": valid["MAE"], "weights": weights}
     return valid
 
 
