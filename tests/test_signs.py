@@ -6,7 +6,6 @@ import pytest
 import signs
 import torch
 
-import dmsil.training
 from dmsil.synthetic import Simulation, SyntheticConfig
 
 CONFIG = signs.world(0)
@@ -92,18 +91,12 @@ def test_white_leaves_dead_directions_out_and_leading_finds_the_pair():
     assert abs(torch.corrcoef(torch.cat([u, v], 1).T)[0, 1]) == pytest.approx(0.8, abs=0.03)
 
 
-def test_the_library_is_whole_after_a_run_with_signed_coral():
-    there = dmsil.training.alignment_for
-    signs.fitted("dmsil, signed", 1, n=(64, 40, 300), epochs=1, batch_size=32)
-    assert dmsil.training.alignment_for is there
-
-
-ARMS = [("linear", "coral"), ("linear", "untrained"), ("fit", "dmsil_kappa"), ("fit", "with ReLU"), ("fit", "untrained")]
+ARMS = [("linear", "coral"), ("linear", "untrained"), ("preset", "none"), ("preset", "signed")]
 
 
 @pytest.mark.parametrize("experiment, arm", ARMS)
 def test_an_arm_ends_in_a_row(experiment, arm):
-    run = signs.linear(arm, 1, steps=3, n=300) if experiment == "linear" else signs.fitted(arm, 1, n=(64, 40, 300), epochs=1, batch_size=32)
+    run = signs.linear(arm, 1, steps=3, n=300) if experiment == "linear" else signs.shipped(arm, 1, n=(100, 40, 300), epochs=1)
     assert (run["experiment"], run["arm"], run["seed"]) == (experiment, arm, 1) and (run["MAE"] is None) == (arm == "untrained")
     assert set(run["pairs"]) == {"text~audio", "text~vision", "audio~vision"}
     json.dumps(run)
@@ -112,6 +105,13 @@ def test_an_arm_ends_in_a_row(experiment, arm):
 def test_every_committed_run_is_there_once():
     done = json.loads(signs.RESULT.read_text())
     keys = [(run["experiment"], run["arm"], run["seed"]) for run in done["runs"]]
-    arms = [("linear", arm) for arm in signs.LINEAR] + [("fit", arm) for arm in signs.FIT]
-    assert sorted(keys) == sorted((*arm, seed) for arm in arms for seed in signs.SEEDS)
+    shipped = [("preset", arm, seed) for arm in signs.SHIPPED for seed in signs.SHIPPED_SEEDS]
+    assert sorted(keys) == sorted([("linear", arm, seed) for arm in signs.LINEAR for seed in signs.SEEDS] + shipped)
     assert done["optimum"] == signs.rounded(signs.optimum())
+
+
+def test_the_preset_as_shipped_does_what_its_signs_say():
+    done = json.loads(signs.RESULT.read_text())
+    run = {(r["arm"], r["seed"]): r for r in done["runs"] if r["experiment"] == "preset"}
+    met = [signs.criteria(run["signed", s], run["none", s]["MAE"], TOP, 0.0) for s in signs.SHIPPED_SEEDS]
+    assert sum(all(m.values()) for m in met) >= 9
