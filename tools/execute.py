@@ -1,4 +1,5 @@
 "Run notebooks from top to bottom and store what they show: python tools/execute.py nbs/00_covariance.ipynb …"
+import os
 import re
 import sys
 from configparser import ConfigParser
@@ -48,6 +49,7 @@ def run(notebook, folder: Path) -> str | None:
 
 def execute(path: Path) -> None:
     "Execute one notebook in its own folder; cells behind a flag keep the outputs they have."
+    os.environ.pop("MPLBACKEND", None)  # figures are stored, whatever backend the shell prefers
     notebook = nbformat.read(path, 4)
     if wrong := run(notebook, path.parent):
         sys.exit(f"{path}: {wrong}")
