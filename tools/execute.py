@@ -1,7 +1,9 @@
 "Run notebooks from top to bottom and store what they show: python tools/execute.py nbs/00_covariance.ipynb …"
+import multiprocessing
 import os
 import re
 import sys
+import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -45,6 +47,31 @@ def run(notebook, folder: Path) -> str | None:
     except CellExecutionError as error:
         return str(error)
     return None
+
+
+def _tested(path: Path, log: str) -> None:
+    from nbdev.test import test_nb
+
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    passed, _ = test_nb(path, skip_flags=flags(), basepath=ROOT)
+    sys.exit(not passed)
+
+
+def test(path: Path, seconds: float = 1800) -> str | None:
+    "Run a notebook as the command nbdev_test does, in a process of its own; what went wrong, or None."
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["torch", "sympy", "matplotlib.pyplot", "scipy.stats", "nbclient", "nbdev.test"])
+    with tempfile.NamedTemporaryFile() as log:
+        process = processes.Process(target=_tested, args=(path, log.name))
+        process.start()
+        process.join(seconds)
+        if process.exitcode is None:
+            process.kill()
+        elif process.exitcode == 0:
+            return None
+        return f"{path.name}: {Path(log.name).read_text(errors='replace') or f'exit code {process.exitcode}'}"
 
 
 def execute(path: Path) -> None:
