@@ -1,8 +1,11 @@
 "Fixtures that several tests share; nothing that hangs on chance; what was not run, and what it takes."
+import contextlib
 import functools
 import http.server
+import io
 import random
 import re
+import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
@@ -117,6 +120,16 @@ def sims_folder() -> Path:
     folder = SHARED / "sims"
     if not (folder / "clips.csv").is_file(): pytest.skip(f"needs the real data in {folder.relative_to(SHARED.parents[1])}")
     return folder
+
+
+def refused(*words) -> subprocess.CompletedProcess:
+    "What `dmsil` ends with and says about these words, without a process of its own."
+    from dmsil.cli import main
+
+    words = list(map(str, words))
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as end:
+        main(words)
+    return subprocess.CompletedProcess(words, end.value.code, out.getvalue(), err.getvalue())
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

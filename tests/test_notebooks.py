@@ -15,7 +15,14 @@ every_page = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative
 
 @every_page
 def test_notebook_runs(path):
-    if wrong := tool.test(path):
+    if wrong := tool.test(path, tool.flags()):
+        pytest.fail(wrong, pytrace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if '"#| slow' in path.read_text(encoding="utf-8")], ids=lambda p: p.name)
+def test_slow_cells_run(path):
+    if wrong := tool.test(path, ["cuda"]):
         pytest.fail(wrong, pytrace=False)
 
 
@@ -35,14 +42,14 @@ GOOD, BAD = "assert 1 + 1 == 2, 'sum'", "assert 1 + 1 == 3, 'sum'"
 def test_a_broken_assert_is_seen(tmp_path):
     "In a process and in a kernel."
     notebook = nbformat.read(page(tmp_path / "bad.ipynb", BAD), 4)
-    for wrong in (tool.test(tmp_path / "bad.ipynb"), tool.run(notebook, tmp_path)):
+    for wrong in (tool.test(tmp_path / "bad.ipynb", []), tool.run(notebook, tmp_path, [])):
         assert "AssertionError: sum" in plain(wrong) and "assert 1 + 1 == 3" in plain(wrong)
-    assert tool.test(page(tmp_path / "good.ipynb", GOOD)) is None
+    assert tool.test(page(tmp_path / "good.ipynb", GOOD), []) is None
 
 
 def test_the_end_of_a_process_is_a_failure(tmp_path):
-    assert "exit code 7" in tool.test(page(tmp_path / "ends.ipynb", "import os; os._exit(7)"))
-    assert tool.test(page(tmp_path / "sleeps.ipynb", "import time; time.sleep(60)"), seconds=0.1)
+    assert "exit code 7" in tool.test(page(tmp_path / "ends.ipynb", "import os; os._exit(7)"), [])
+    assert tool.test(page(tmp_path / "sleeps.ipynb", "import time; time.sleep(60)"), [], seconds=0.1)
 
 
 def test_the_command_nbdev_test(tmp_path):
