@@ -325,24 +325,54 @@ def _mutual(p: Float[Tensor, "*r i j"]) -> Tensor:
     "Mutual information of a table, in nats."
     return (_entropy(p.sum(-1), -1) + _entropy(p.sum(-2), -1) - _entropy(p, -1, -2)).clamp(min=0)
 
-def _fitted(q: Tensor, rows: Tensor, columns: Tensor, sweeps: int) -> Tensor:
-    "q scaled to given marginals: iterative proportional fitting."
-    for _ in range(sweeps):
-        q = q * (rows / q.sum(-1).clamp(min=1e-300))[..., :, None]
-        q = q * (columns / q.sum(-2).clamp(min=1e-300))[..., None, :]
-    return q
+# %% ../nbs/13_information.ipynb #549d16b9
+def _interior(
+    q: Float[Tensor, "r c y"],  # tables, a column for each pair (x_1, x_2)
+    A: Float[Tensor, "s c"],  # A q: the sums over x_2, then over x_1
+    margins: Float[Tensor, "r s y"],  # what A q shall be
+    fixed: Tensor,  # (r, s, y), multipliers that stay 0: of empty margins and one of every y, as both margins have one sum
+    t: Float[Tensor, "r 1 1"],  # weight of I_q against the barrier −Σ ln q
+) -> tuple[Tensor, Tensor, Tensor]:  # Newton step (r, c, y), its decrement (r), duality gap of q (r)
+    "Where the interior-point method goes from q, and how far from the least I_q it is at most."
+    there, fixed = q > 0, fixed.flatten(1)
+    x = torch.where(there, q, 1.0)
+    g = torch.where(there, (x / q.sum(-1, keepdim=True).clamp(min=1e-300)).log(), 0.0)
+    barrier = 1 / (t * x)
+    w = q / (1 + barrier)
+    K = torch.diag_embed(w) + w[..., None] * w[..., None, :] / (w * barrier).sum(-1).clamp(min=1e-300)[..., None, None]
+    along = lambda slope: (K @ slope[..., None])[..., 0]
+    AKA = torch.einsum("sc,rcyz,uc->rsyuz", A, K, A).flatten(3).flatten(1, 2)
+    AKA = torch.where(fixed[:, :, None] | fixed[:, None], torch.eye(AKA.shape[-1]).to(AKA), AKA)
+    missing = (margins - A @ (q + along(barrier - g))).flatten(1).masked_fill(fixed, 0)
+    multipliers = torch.linalg.solve_ex(AKA, missing[..., None])[0].view_as(margins)
+    step = along(barrier - g + A.T @ multipliers)
+    slack = torch.where(there, g - A.T @ multipliers, 0.0).amin(1).clamp(max=0)  # what multipliers that are too large must give back
+    gap = (g * q).sum((1, 2)) - (multipliers * margins).sum((1, 2)) - (slack * q.sum(1)).sum(1)
+    return step, (t * (barrier - g) * step).sum((1, 2)).clamp(min=0).sqrt(), gap
 
-# %% ../nbs/13_information.ipynb #34021b65
+# %% ../nbs/13_information.ipynb #bcae992d
 def least_informative(
-    p: Float[Tensor, "*r i j y"],  # tables of x_1, x_2 and y
-    turns: int = 300,  # of r and q
-) -> Float[Tensor, "*r i j y"]:  # the tables with the same p(x_1, y) and p(x_2, y) and the least I(x_1x_2; y)
-    "The convex programme of the discrete split."
-    q = p.movedim(-1, -3)
-    rows, columns, p_y = q.sum(-1), q.sum(-2), q.sum((-1, -2))
-    q = rows[..., :, None] * columns[..., None, :] / p_y.clamp(min=1e-300)[..., None, None]
-    for _ in range(turns): q = _fitted(q.sum(-3, keepdim=True).expand_as(q), rows, columns, 10)
-    return _fitted(q, rows, columns, 100).movedim(-3, -1)
+    p: Float[Tensor, "*r i j y"],  # tables of x_1, x_2 and y, each adding up to 1
+    gap: float = 1e-6,  # nats, 1e-7 or more
+) -> Float[Tensor, "*r i j y"]:  # tables with the same p(x_1, y) and p(x_2, y) and the least I(x_1x_2; y)
+    "The convex programme of the discrete split: no table with these margins (kept to 1e-7) knows less by more than `gap`."
+    if not gap >= 1e-7: raise ValueError(f"least_informative needs gap ≥ 1e-7, got {gap}")
+    i, j, k = p.shape[-3:]
+    A = torch.cat([torch.eye(i).repeat_interleave(j, 1), torch.eye(j).repeat(1, i)]).to(p.device, torch.double)
+    q = p.double().reshape(-1, i * j, k)
+    margins, p_y = A @ q, q.sum(1, keepdim=True)
+    q = (margins[:, :i, None] * margins[:, None, i:]).flatten(1, 2) / p_y.clamp(min=1e-300)
+    fixed = margins == 0
+    fixed[:, i:] |= torch.arange(j, device=p.device)[:, None] == margins[:, i:].argmax(1, keepdim=True)
+    t, most = torch.ones_like(q[:, :1, :1]), 2 * (q > 0).sum((1, 2), keepdim=True) / gap
+    for _ in range(500):
+        step, decrement, found = _interior(q, A, margins, fixed, t)
+        if (found <= gap).all(): return q.view(p.shape).to(p.dtype)
+        boundary = (-step / q.clamp(min=1e-300)).amax((1, 2)).clamp(min=1e-9)  # 1 / the length at which a cell of q is empty
+        length = torch.minimum(torch.where(decrement > 0.25, 1 / (1 + decrement), 1.0), 0.9 / boundary)
+        q = q + torch.where(found <= gap, 0.0, length)[:, None, None] * step
+        t = torch.where((decrement < 0.5)[:, None, None], torch.minimum(10 * t, most), t)
+    raise RuntimeError(f"least_informative: the duality gap is still {found.max():.1e} nats")
 
 # %% ../nbs/13_information.ipynb #5951c481
 @dataclass(frozen=True)
@@ -358,7 +388,8 @@ def discrete_split(
 ) -> DiscreteSplit:
     "Redundant, unique and synergistic information of a table (Bertschinger et al. 2014)."
     I_1, I_2, I = _mutual(p.sum(-2)), _mutual(p.sum(-3)), _mutual(p.flatten(-3, -2))
-    least = torch.minimum(torch.maximum(_mutual(least_informative(p).flatten(-3, -2)), torch.maximum(I_1, I_2)), I)
+    least = _mutual(least_informative(p).flatten(-3, -2))
+    least = torch.minimum(torch.maximum(least, torch.maximum(I_1, I_2)), torch.minimum(I, I_1 + I_2))  # what the gap leaves open
     low, high = joint_bounds(p)
     return DiscreteSplit(I_1 + I_2 - least, (least - I_2, least - I_1), I - least, ((low - least).clamp(min=0), high - least))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 
 import dmsil
 from dmsil.combinations import Grid, GridConfig, Stack, detectable, flip_max_t, grid, holm, load_grid, paired_t, sign_patterns
@@ -303,8 +304,8 @@ def test_seeds_may_be_added_and_nothing_else_may_change(whole, tmp_path, data_fi
     assert command(*base, "--seeds", 3, 4).returncode == 0
     assert [run["seed"] for run in columns(tmp_path)] == [1, 2, 3, 4] and columns(tmp_path)[:3] == columns(whole)
     for change, word in ((["--strength", "0.5"], "strength was 0.3, now 0.5"), (["--hidden", "8"], "hidden was 32, now 8")):
-        refused = command(*base, "--seeds", 3, *change)
-        assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and word in refused.stderr
+        end = refused(*base, "--seeds", 3, *change)
+        assert end.returncode == 2 and end.stderr.count("\n") == 1 and word in end.stderr
 
 
 def test_simulated_clips_are_drawn_with_the_seed():
@@ -334,7 +335,7 @@ def test_measures_share_their_references():
     ],
 )
 def test_bad_words_end_with_code_2(tmp_path, words, says):
-    end = command("grid", *words, "--out", tmp_path / "grid")
+    end = refused("grid", *words, "--out", tmp_path / "grid")
     assert end.returncode == 2 and says in end.stderr and not (tmp_path / "grid").exists()
 
 
@@ -343,7 +344,7 @@ def test_bad_folders_are_one_line(tmp_path, data_file):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "grid.json").write_text('{"runs": [')
     for name, says in (("taken", "is a file"), ("broken", "not a readable grid")):
-        end = command(*WORDS, "--data", data_file, "--out", tmp_path / name)
+        end = refused(*WORDS, "--data", data_file, "--out", tmp_path / name)
         assert end.returncode == 2 and end.stderr.count("\n") == 1 and says in end.stderr
 
 

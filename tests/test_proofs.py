@@ -59,21 +59,21 @@ def products(draw, start="d", end="d"):
     return sp.MatMul(*factors)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(products(), products(), st.integers(-3, 3))
 def test_normal_form_keeps_the_value(x, y, k):
     for expr in (x + k * y.T, Trace(x * y), k * Trace(x) * Trace(y.T) / n):
         np.testing.assert_allclose(number(normal_form(expr, FACTS)), number(expr), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None)
 @given(products("d", "n"), products("n", "d"), products())
 def test_traces_rotate_and_transpose(x, y, z):
     assert equal(Trace(x * y * z), Trace(z * x * y), FACTS)
     assert equal(Trace(x * y * z), Trace((z * x * y).T), FACTS)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(products(), products())
 def test_equal_claims_nothing_false(x, y):
     if equal(Trace(x), Trace(y), FACTS): np.testing.assert_allclose(number(Trace(x)), number(Trace(y)), rtol=1e-9, atol=1e-9)

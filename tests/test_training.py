@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from safetensors.torch import load_file
 
 import dmsil
@@ -100,13 +101,13 @@ def test_a_stopped_run_may_go_on_longer(whole, tmp_path):
     assert dmsil_cli(*words, "--epochs", 2).returncode == 0
     assert dmsil_cli(*words, "--epochs", 6, "--resume").returncode == 0
     assert same(whole, tmp_path / "run")
-    refused = dmsil_cli("train", "--preset", "self_mm", "--seed", 3, "--device", "cpu", "--out", tmp_path / "run", "--resume")
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--resume" in refused.stderr
+    end = refused("train", "--preset", "self_mm", "--seed", 3, "--device", "cpu", "--out", tmp_path / "run", "--resume")
+    assert end.returncode == 2 and end.stderr.count("\n") == 1 and "--resume" in end.stderr
 
 
 def test_a_damaged_state_is_refused(whole, tmp_path):
     (tmp_path / "state.safetensors").write_bytes((whole / "state.safetensors").read_bytes()[:5000])
-    end = dmsil_cli("train", "--preset", "dmsil_kappa", "--seed", 3, *SMALL, "--out", tmp_path, "--resume")
+    end = refused("train", "--preset", "dmsil_kappa", "--seed", 3, *SMALL, "--out", tmp_path, "--resume")
     assert end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
 
 
@@ -143,9 +144,10 @@ def nan(n=16):
     ],
     ids=["runs code", "truncated", "missing key", "NaN", "label range"],
 )
-def test_bad_files_end_in_one_line(tmp_path, make, words):
+def test_bad_files_end_in_one_line(tmp_path, monkeypatch, make, words):
     make(tmp_path / "bad.pkl")
-    end = dmsil_cli("train", "--data", tmp_path / "bad.pkl", "--out", tmp_path / "run", cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    monkeypatch.chdir(tmp_path)
+    end = refused("train", "--data", tmp_path / "bad.pkl", "--out", tmp_path / "run")
     assert end.returncode == 2 and end.stderr.count("\n") == 1, end.stderr
     assert all(word in end.stderr for word in words), end.stderr
     assert not (tmp_path / "run").exists() and not (tmp_path / "ran").exists()
@@ -153,7 +155,7 @@ def test_bad_files_end_in_one_line(tmp_path, make, words):
 
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "taken").write_text("a file")
-    end = dmsil_cli("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path / "taken")
+    end = refused("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path / "taken")
     assert end.returncode == 2 and "taken" in end.stderr and end.stderr.count("\n") == 1
     assert (tmp_path / "taken").read_text() == "a file"
 
@@ -248,7 +250,10 @@ def test_real_clips_end_to_end(tmp_path):
     assert metrics["MAE"] < 1.1 < metrics["reference"]["mean_predictor_MAE"] and metrics["Corr"] > 0.5
 
 
-@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"compile": True}], ids=["bfloat16", "compile"])
+COMPILED = pytest.param({"compile": True}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, COMPILED], ids=["bfloat16", "compile"])
 def test_other_ways_to_run_agree(change, tmp_path):
     "bfloat16 autocast and torch.compile give nearly the same run, and a model that loads back."
     clips = synthetic_clips(n=(200, 60, 60), seed=0)
@@ -264,7 +269,7 @@ def test_other_ways_to_run_agree(change, tmp_path):
 @pytest.mark.parametrize("words", [["--preset", "selfmm"], ["--preset=selfmm"]])
 def test_an_unknown_preset_is_refused(tmp_path, words):
     "It must not train something else under that name."
-    end = dmsil_cli("train", *words, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    end = refused("train", *words, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
     assert end.returncode == 2 and end.stderr.count("\n") == 1 and "selfmm" in end.stderr and "dmsil_kappa" in end.stderr
     assert not (tmp_path / "run").exists()
 
@@ -275,6 +280,6 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"identity": Touches()}, tmp_path / "state.safetensors")
-    end = dmsil_cli("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path, "--resume")
+    end = refused("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path, "--resume")
     assert end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
     assert not (tmp_path / "ran").exists()

@@ -1,6 +1,9 @@
 "Run notebooks from top to bottom and store what they show: python tools/execute.py nbs/00_covariance.ipynb …"
+import multiprocessing
+import os
 import re
 import sys
+import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -33,9 +36,8 @@ def storable(output) -> bool:
     return not any(kind in output.get("data", {}) for kind in NEVER_STORED)
 
 
-def run(notebook, folder: Path) -> str | None:
-    "Run a notebook in a folder, without the cells behind a flag; what went wrong, or None."
-    names = flags()
+def run(notebook, folder: Path, names: list[str]) -> str | None:
+    "Run a notebook in a folder, without the cells behind these flags; what went wrong, or None."
     for cell in notebook.cells:
         if cell.cell_type == "code" and skipped(cell, names):
             cell.metadata["tags"] = ["skip-execution"]
@@ -46,10 +48,36 @@ def run(notebook, folder: Path) -> str | None:
     return None
 
 
+def _tested(path: Path, names: list[str], log: str) -> None:
+    from nbdev.test import test_nb
+
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    passed, _ = test_nb(path, skip_flags=names, basepath=ROOT)
+    sys.exit(not passed)
+
+
+def test(path: Path, names: list[str], seconds: float = 1800) -> str | None:
+    "The same as the command nbdev_test does it, in a process of its own."
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["torch", "sympy", "matplotlib.pyplot", "scipy.stats", "nbclient", "nbdev.test"])
+    with tempfile.NamedTemporaryFile() as log:
+        process = processes.Process(target=_tested, args=(path, names, log.name))
+        process.start()
+        process.join(seconds)
+        if process.exitcode is None:
+            process.kill()
+        elif process.exitcode == 0:
+            return None
+        return f"{path.name}: {Path(log.name).read_text(errors='replace') or f'exit code {process.exitcode}'}"
+
+
 def execute(path: Path) -> None:
-    "Execute one notebook in its own folder; cells behind a flag keep the outputs they have."
+    "Execute one notebook in its own folder; cells that need a GPU keep the outputs they have."
+    os.environ.pop("MPLBACKEND", None)  # figures are stored, whatever backend the shell prefers
     notebook = nbformat.read(path, 4)
-    if wrong := run(notebook, path.parent):
+    if wrong := run(notebook, path.parent, ["cuda"]):
         sys.exit(f"{path}: {wrong}")
     for cell in notebook.cells:
         cell.metadata.clear()
