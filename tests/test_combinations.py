@@ -52,16 +52,17 @@ def test_patterns_are_all_and_each_once(modalities):
         (synthetic_clips(n=(220, 80, 90), seed=1), replace(SMALL, epochs=9), ("none", "000", "-0+", "+++")),
         (two_modalities(), replace(SMALL, epochs=12), ("none", "-", "0", "+")),
         (two_modalities(), replace(SMALL, labels="robust", measures=("rho2",)), ("none", "-", "+")),
+        (two_modalities(), replace(SMALL, labels="posterior"), ("none", "-", "+")),
         (two_modalities(), replace(SMALL, labels="none", measures=("gaussian",)), ("none", "-", "+")),
         (synthetic_clips(n=(100, 50, 60), seed=2), replace(SMALL, epochs=3, measures=("corr",)), ("none", "--0", "++-")),
     ],
-    ids=["three modalities", "two", "rho2, robust labels", "gaussian, no labels", "corr, with projections"],
+    ids=["three modalities", "two", "rho2, robust labels", "posterior labels", "gaussian, no labels", "corr, with projections"],
 )
 def test_a_cell_is_its_own_fit(clips, config, cells):
     "Best epoch equal; MAE, Corr and κ within 2e-4 of `fit` with the cell's own configuration."
     found, patterns = grid(clips, config, progress=False), sign_patterns(clips.modalities)
     for cell in cells:
-        run = dmsil.fit(MODEL, clips, config.train_config(config.measures[0], 5, patterns.get(cell)), progress=False)
+        run = dmsil.fit(clips, config.train_config(config.measures[0], 5, patterns.get(cell), MODEL), progress=False)
         mine = {name: found.values(name)[found.cells.index(cell), 0].item() for name in ("MAE", "Corr", "valid_MAE", "best_epoch")}
         assert mine["best_epoch"] == run.metrics["best_epoch"]
         assert mine["MAE"] == pytest.approx(run.metrics["MAE"], abs=2e-4) and mine["Corr"] == pytest.approx(run.metrics["Corr"], abs=2e-4)
@@ -77,7 +78,7 @@ def stack_of(clips, config, cells):
     zeros = "0" * len(next(iter(patterns)))
     weights = config.strength * torch.tensor([list(patterns.get(cell, patterns[zeros]).values()) for cell in cells])
     whitening = torch.tensor([0.0 if cell == "none" else config.whitening for cell in cells])
-    return Stack(MODEL, clips, config.train_config(config.measures[0], 5, patterns[zeros]), weights, whitening)
+    return Stack(clips, config.train_config(config.measures[0], 5, patterns[zeros], MODEL), weights, whitening)
 
 
 @pytest.mark.parametrize("labels", ["selfmm", "robust"])
@@ -88,7 +89,7 @@ def test_labels_predictions_and_weights_follow_fit(labels):
     with torch.random.fork_rng():
         stack = stack_of(clips, config, cells).fit()
     for k, cell in enumerate(cells):
-        run = dmsil.fit(MODEL, clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell)), progress=False)
+        run = dmsil.fit(clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell), MODEL), progress=False)
         torch.testing.assert_close(stack.buffers["generator.y"][k], run.generator.y, atol=1e-3, rtol=0)
         y_hat, alone = stack.predict(clips.test).predictions["fusion"][k], dmsil.predict(run.model, clips.test)[0]["fusion"]
         torch.testing.assert_close(y_hat, alone, atol=1e-4, rtol=0)
@@ -104,7 +105,7 @@ def test_cells_stop_at_their_own_time():
     best = found.values("best_epoch")[:, 0]
     assert best.unique().numel() > 1, "every cell stopped at once: the test shows nothing"
     for cell, epoch in zip(found.cells, best.tolist(), strict=True):
-        run = dmsil.fit(MODEL, clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell)), progress=False)
+        run = dmsil.fit(clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell), MODEL), progress=False)
         assert run.metrics["best_epoch"] == epoch
         assert found.values()[found.cells.index(cell), 0].item() == pytest.approx(run.metrics["MAE"], abs=1e-3)
 

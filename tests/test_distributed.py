@@ -18,21 +18,20 @@ from safetensors.torch import load_file
 
 import dmsil.training as training
 from dmsil.data import DataError, Split, Steps, Vectors, synthetic_clips
-from dmsil.model import ModelConfig
 from dmsil.training import Ranks, Trainer, fit, forward_backward, predict, preset, train_epoch
 
 gloo = dist.is_available() and dist.is_gloo_available()
 pytestmark = pytest.mark.skipif(not gloo, reason="this torch was built without gloo")
 ALONE, EQUAL = Ranks(), 2e-7  # the loss rounds predictions to single precision; all else is double
-MODEL = ModelConfig(dropout=0.0, hidden=8, encoded=6)
-BATCH = dict(device="cpu", batch_size=8, accumulate=2)
+BATCH = dict(device="cpu", batch_size=8, accumulate=2, dropout=0.0, hidden=8, encoded=6)
 CASES = {
-    "kappa, selfmm": preset("dmsil_kappa", **BATCH),
-    "kappa, robust": preset("dmsil_kappa", labels="robust", **BATCH),
+    "kappa, posterior": preset("dmsil_kappa", share="measured", **BATCH),
+    "kappa, selfmm": preset("dmsil_kappa", labels="selfmm", share="all", **BATCH),
+    "kappa, robust": preset("dmsil", measure="kappa", strength=0.3, whitening=0.1, labels="robust", floor=0.1, **BATCH),
     "coral, selfmm": preset("dmsil", **BATCH),
     "coral, robust": preset("dmsil", labels="robust", whitening=0.1, **BATCH),
     "no labels": preset("dmsil_kappa", labels="none", pairs=(("audio", "vision", -0.3),), **BATCH),
-    "fewer rows than processes": preset("self_mm", device="cpu", batch_size=3, accumulate=2),
+    "fewer rows than processes": preset("self_mm", **BATCH | {"batch_size": 3}),
 }
 
 
@@ -50,7 +49,7 @@ def clips():
 
 def observe(config, ranks=ALONE) -> dict:
     "An epoch; the gradient of one batch of nine; another epoch."
-    run = Trainer(MODEL, clips(), config, ranks=ranks)
+    run = Trainer(clips(), config, ranks=ranks)
     run.epoch = 1
     means = [train_epoch(run)]
     run.epoch = 2
@@ -73,7 +72,7 @@ def outcome(run) -> dict:
 
 
 def small_fit(epochs, *args, **kwargs):
-    return fit(MODEL, clips(), preset("dmsil", epochs=epochs, **BATCH), *args, progress=False, **kwargs)
+    return fit(clips(), preset("dmsil", epochs=epochs, **BATCH), *args, progress=False, **kwargs)
 
 
 def furthest(a: dict, b: dict) -> float:
@@ -95,13 +94,13 @@ def works(folder: Path) -> None:
     ranks, written, write = training.join("cpu"), [], training.write_atomic
     training.write_atomic = lambda path, call: (written.append(Path(path).name), write(path, call))
     seen = {name: observe(config, ranks) for name, config in CASES.items()}
-    seen["predictions"] = predict(Trainer(MODEL, clips(), CASES["no labels"]).model, clips().test, ranks=ranks)[0]
+    seen["predictions"] = predict(Trainer(clips(), CASES["no labels"]).model, clips().test, ranks=ranks)[0]
     seen["fit"] = outcome(small_fit(4))
     assert not written
     small_fit(2, folder / "short")
     seen["resumed"] = outcome(small_fit(4, folder / "from one", resume=True))
     seen["written"] = sorted(set(written))
-    other = Trainer(MODEL, replace(clips(), name=f"clips of {min(ranks.rank, 1)}"), CASES["no labels"], ranks=ranks)
+    other = Trainer(replace(clips(), name=f"clips of {min(ranks.rank, 1)}"), CASES["no labels"], ranks=ranks)
     try:
         training._check_same(other)
     except DataError as error:
@@ -122,7 +121,7 @@ def breaks(folder: Path, how: str) -> None:
         return step(run, *parts, share=share)
 
     training.forward_backward = stopping
-    fit(MODEL, synthetic_clips(n=(100, 10, 10)), preset("dmsil", device="cpu", batch_size=8), progress=False)
+    fit(synthetic_clips(n=(100, 10, 10)), preset("dmsil", **BATCH | {"accumulate": 1}), progress=False)
 
 
 def free_port() -> int:
@@ -206,7 +205,7 @@ def test_a_whole_fit_is_the_single_processs(several, double):
 
 
 def test_fewer_clips_than_processes_to_predict(several, double):
-    alone = predict(Trainer(MODEL, clips(), CASES["no labels"]).model, clips().test)[0]
+    alone = predict(Trainer(clips(), CASES["no labels"]).model, clips().test)[0]
     for seen in several[0]:
         assert furthest(alone, seen["predictions"]) < 1e-9
 

@@ -218,15 +218,15 @@ def test_sequences_of_length_one(change):
         {"audio": Steps(torch.randn(n, 6, 3), torch.ones(n, dtype=torch.long)), "pose": Vectors(torch.randn(n, 4))},
         torch.linspace(-1, 1, n), {},
     )
-    clips = replace(synthetic_clips(n=(8, 8, 8)), train=part(12), valid=part(5), test=part(6), truth={})
-    run = dmsil.fit(dmsil.ModelConfig(**change), clips, preset("dmsil_kappa", epochs=1, device="cpu"), progress=False)
+    clips = replace(synthetic_clips(n=(8, 8, 8)), train=part(24), valid=part(5), test=part(6), truth={})
+    run = dmsil.fit(clips, "dmsil_kappa", epochs=1, device="cpu", progress=False, **change)
     assert np.isfinite(run.metrics["MAE"])
 
 
 def test_text_alone_has_nothing_to_align():
     part = lambda n: Split(tuple(f"{n}-{i}" for i in range(n)), {"text": Texts(tuple("so " * i + "good" for i in range(n)))}, torch.linspace(-1, 1, n), {})
     clips = replace(synthetic_clips(n=(8, 8, 8)), train=part(9), valid=part(5), test=part(6), truth={})
-    run = dmsil.fit(dmsil.ModelConfig(frozen=True), clips, preset("dmsil", epochs=1, device="cpu"), progress=False)
+    run = dmsil.fit(clips, "dmsil", frozen=True, epochs=1, device="cpu", progress=False)
     assert list(run.metrics["unimodal"]) == ["text"]
 
 
@@ -234,7 +234,7 @@ def test_a_step_reads_only_its_rows():
     "Features of clips outside the batch may be garbage."
     clips = synthetic_clips(n=(64, 10, 10), seed=0)
     spoilt = replace(clips.train, inputs={s: Vectors(x.values.index_fill(0, torch.arange(32, 64), float("nan"))) for s, x in clips.train.inputs.items()})
-    run = Trainer(replace(clips, train=spoilt), preset("dmsil_kappa", device="cpu"))
+    run = Trainer(replace(clips, train=spoilt), preset("dmsil_kappa", labels="selfmm", pairs="all", device="cpu"))
     run.epoch = 2
     assert all(value.isfinite() for value in forward_backward(run, torch.arange(32)).values())
 
@@ -258,7 +258,7 @@ def test_other_ways_to_run_agree(change, tmp_path):
     "bfloat16 autocast and torch.compile give nearly the same run, and a model that loads back."
     clips = synthetic_clips(n=(200, 60, 60), seed=0)
     plain, other = (
-        dmsil.fit(dmsil.ModelConfig(dropout=0), clips, preset("dmsil_kappa", epochs=2, device="cpu", **c), out, progress=False)
+        dmsil.fit(clips, "dmsil_kappa", out, progress=False, dropout=0, epochs=2, device="cpu", **c)
         for c, out in (({}, None), (change, tmp_path / "run"))
     )
     assert other.metrics["MAE"] == pytest.approx(plain.metrics["MAE"], rel=0.05)

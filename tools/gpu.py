@@ -47,7 +47,7 @@ from dmsil.data import Clips, Split, Steps, Tokens, Vectors  # noqa: E402
 from dmsil.labels import LabelGenerator  # noqa: E402
 from dmsil.model import ModelConfig  # noqa: E402
 from dmsil.objective import multitask_loss  # noqa: E402
-from dmsil.training import TrainConfig, Trainer, forward_backward, predict, rounded, train_epoch, write_json  # noqa: E402
+from dmsil.training import Trainer, forward_backward, predict, preset, rounded, train_epoch, write_json  # noqa: E402
 
 RESULT = ROOT / "results" / "gpu.json"
 PACKED = ROOT / ".cache" / "gpu"
@@ -177,8 +177,7 @@ def made(setup: Setup, clips: Clips, device=None, frozen: bool = False, model: d
         torch.manual_seed(setup.seed)
         clips = replace(clips, **{name: vectors(part) for name, part in clips.splits.items()})
     about = {"measure": "kappa", "pairs": PAIRS, "whitening": 0.1, "floor": 0.1, "seed": setup.seed, "batch_size": setup.sizes.batch}
-    config = TrainConfig(**about | {"device": str(device or setup.device)} | changes)
-    run = Trainer(ModelConfig(text=setup.text, **model or {}), clips, config)
+    run = Trainer(clips, preset("dmsil", text=setup.text, **about | {"device": str(device or setup.device)} | (model or {}) | changes))
     run.model.train()
     return run
 
