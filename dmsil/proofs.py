@@ -217,7 +217,9 @@ def expectation(
 ) -> sp.Expr:  # E expr, in normal form
     "Isserlis' theorem for traces of Gaussian matrices, at any size."
     both = {}
-    for (A, B), M in moments.items(): (both[A, B],), (both[B, A],) = words(M), words(M.T)
+    for (A, B), M in moments.items():
+        if () in words(M) or [*words(M).values()] != [1]: raise ValueError(f"covariance {M}: expected a letter, or a product of letters")
+        (both[A, B],), (both[B, A],) = words(M), words(M.T)
     total = sp.S.Zero
     for term in sp.Add.make_args(sp.expand(normal_form(expr, facts))):
         number, rings = sp.S.One, []

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MEASURED = {21}  # no proof, only numbers, where they are stated
-NUMBERS = sorted(set(range(1, 37)) - MEASURED)
+NUMBERS = sorted(set(range(1, 43)) - MEASURED)
 CHECKS = {"test_close", "test_eq", "test_fail", "test_ne", "test"}
 
 
@@ -118,6 +118,20 @@ MUTATIONS = [
     (35, "- rho**2 * (u**2 + v**2) / 2) / (1 - rho**2)", "- rho * (u**2 + v**2) / 2) / (1 - rho**2)"),
     (36, "- 1 / (k - 2)) == 0", "- 1 / k) == 0"),
     (36, "return (i.mean() - shared(Sigma)).item()", "return i.mean().item()"),
+    (37, "squared(0, 4) - rho_s**2 * kappa_s) == 0", "squared(0, 4) - rho_s * kappa_s) == 0"),
+    (37, "S_st**2 * kappa_s * kappa_t) == 0", "S_st**2 * kappa_s) == 0"),
+    (38, "2 * G_k * (P_k + R_k) - 2 * P_k", "G_k * (P_k + R_k) - P_k"),
+    (38, "in_words = ((1 - K) * g + K * y_m) / rho", "in_words = (1 - K) * g + K * y_m"),
+    (38, "K = (rho**2 - R_squared) / (1 - R_squared)", "K = (rho - R_squared) / (1 - R_squared)"),
+    (39, "Sigma_t.inv() * audio * beta_a)", "audio * beta_a)"),
+    (39, "beta_a * parallel / Sigma_t.det()", "beta_a * parallel"),
+    (40, "rho[i] * rho[j] * c[i, j] / (r[i] * r[j])", "c[i, j] / (r[i] * r[j])"),
+    (40, "[r[i]**2 / rho[i]**2 for", "[r[i] / rho[i] for"),
+    (41, "zero((sp.eye(len(F)) - H_FF) * e - r_F)", "zero(e - (sp.eye(len(F)) - H_FF) * r_F)"),
+    (41, "residual / (1 - leverage), one_by_one", "residual / (1 - leverage)**2, one_by_one"),
+    (41, "Trace(spread) * Trace(Hat * Hat)", "Trace(spread) * Trace(Hat)"),
+    (42, "1 - 2 * rho[s] + (G * P)[s, s]", "1 - rho[s] + (G * P)[s, s]"),
+    (42, "G[0, t]**2 / kappas[t]**2", "G[0, t]**2 / kappas[t]"),
 ]
 
 

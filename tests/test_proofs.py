@@ -105,6 +105,8 @@ def test_what_is_rejected():
     with pytest.raises(ValueError, match="do not fit"): equal(D * S, D.T)
     with pytest.raises(ValueError, match="one product"): rewrite(words(S), Facts(rules={2 * S: Q}))
     with pytest.raises(ValueError, match="do not fit"): rewrite(words(D), Facts(rules={D: 1}))
+    for moment in (Identity(d), 2 * S):
+        with pytest.raises(ValueError, match="expected a letter"): expectation(Trace(D.T * D), {(D, D): moment})
     with pytest.raises(ValueError, match="circles"): rewrite(words(S * Q), Facts(rules={S * Q: Q * S, Q * S: S * Q}), limit=100)
 
 
