@@ -6,9 +6,9 @@
 __all__ = ['COMPONENTS', 'BUMPS', 'FOLDS', 'CEILING', 'BETWEEN', 'SPREAD', 'HEARS', 'Prior', 'additive_readouts', 'Reliability',
            'posterior_gain', 'PosteriorLabels', 'posterior_labels', 'FixedLabels']
 
-# %% ../nbs/05_posterior.ipynb #899e08f4
+# %% ../nbs/05_posterior.ipynb #3c128d8e
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
