@@ -368,10 +368,11 @@ def posterior(clips, text, words) -> dict:
     with_prior = lambda p: np.array(list(posterior_labels(sets[TEXT], y_m, groups, p, readouts=u).labels.values()))
     everywhere = posterior_labels(*on_all_clips(clips, text), prior)
     last = lambda F, mode: generate(y_m, F, mode)[0][-1]
-    robust = last(features(u.numpy()), "robust")
+    columns = features(u.numpy())
+    robust = last(columns, "robust")
     labels = {
         (TEXT, "copy"): [y_m] * 3, **{(TEXT, mode): last(features(pred, text[at]), mode) for mode in ("selfmm", "robust")},
-        ("read-outs", "selfmm"): last(features(u.numpy()), "selfmm"), ("read-outs", "robust"): robust, ("read-outs", "half"): (y_m + robust) / 2,
+        ("read-outs", "selfmm"): last(columns, "selfmm"), ("read-outs", "robust"): robust, ("read-outs", "half"): (y_m + robust) / 2,
         **{(name, "posterior"): list(f.labels.values()) for name, f in found.items()},
         (TEXT, "posterior, default prior"): with_prior(Prior()),
         (TEXT + ", all clips", "posterior"): [y[at] for y in everywhere.labels.values()],
@@ -381,8 +382,9 @@ def posterior(clips, text, words) -> dict:
     for rho in RHOS:
         for s, gain in zip(NAMES, gains(with_prior(Prior(rho))), strict=True): sweep[s].append(interval(gain))
     over = [posterior_labels(sets[TEXT], y_m, groups, prior, seed).labels.values() for seed in range(SEEDS)]
+    between = {" ".join(pair): r for pair, r in prior.between.items()}
     return {
-        "prior": {"rho": prior.rho, "between": {" ".join(pair): v for pair, v in prior.between.items()}, "train clips": clips["train"].shape[1]},
+        "prior": {"rho": prior.rho, "between": between, "train clips": clips["train"].shape[1]},
         "rows": against_people(clips, videos, labels), "reliability": {name: heard(f, people) for name, f in found.items()},
         "sweep": {"rho": RHOS, **sweep}, "labelled clips": few(clips["train"], lambda p: [g[0] for g in gains(with_prior(p))]),
         "over seeds": [correlations(made, people) for made in over],
@@ -421,8 +423,8 @@ def heard(found, people) -> dict:
     "κ of each modality as told from y_m alone, and as people's unimodal labels have it."
     out = {}
     for k, (s, kappa) in enumerate(found.reliability.items()):
-        u = found.readouts[:, k].numpy()
-        out[s] = {"kappa": [kappa.kappa, kappa.low, kappa.high], "heard": kappa.heard, "r to people": float(np.corrcoef(u, people[k])[0, 1])}
+        r = float(np.corrcoef(found.readouts[:, k].numpy(), people[k])[0, 1])
+        out[s] = {"kappa": [kappa.kappa, kappa.low, kappa.high], "heard": kappa.heard, "r to people": r}
     return out
 
 
