@@ -3,7 +3,7 @@
     python tools/sims.py --data FOLDER --encoders FOLDER [--out FILE]
 
 --data holds clips.csv: human labels for text, audio, vision and the whole clip, English text and three encoders' predictions;
---encoders holds sims_text.npz: two frozen text encoders' vectors of the same clips. About two minutes on one core.
+--encoders holds sims_text.npz: two frozen text encoders' vectors of the same clips. About two minutes of CPU time on one core.
 """
 import argparse
 import csv
@@ -371,7 +371,8 @@ def posterior(clips, text, words) -> dict:
     columns = features(u.numpy())
     robust = last(columns, "robust")
     labels = {
-        (TEXT, "copy"): [y_m] * 3, **{(TEXT, mode): last(features(pred, text[at]), mode) for mode in ("selfmm", "robust")},
+        (TEXT, "copy"): [y_m] * 3, (TEXT, "copy, shrunk"): [y_m.mean() + rho * (y_m - y_m.mean()) for rho in prior.rho.values()],
+        **{(TEXT, mode): last(features(pred, text[at]), mode) for mode in ("selfmm", "robust")},
         ("read-outs", "selfmm"): last(columns, "selfmm"), ("read-outs", "robust"): robust, ("read-outs", "half"): (y_m + robust) / 2,
         **{(name, "posterior"): list(f.labels.values()) for name, f in found.items()},
         (TEXT, "posterior, default prior"): with_prior(Prior()),
