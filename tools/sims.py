@@ -27,7 +27,6 @@ EPOCHS, BATCH, SEEDS, RESAMPLES, DRAWS = 20, 32, 5, 2000, 50
 CLIPS = (10, 20, 50, 100, 200, 500)
 RHOS = np.linspace(0.7, 0.95, 11).round(3).tolist()
 TEXT = "MPNet + e5"
-WEIGHTS = np.linspace(0, 1, 21)
 NEEDED = ("id", "video_id", "text_en", "mode", "label", "label_T", "label_A", "label_V", "pred_t", "pred_a", "pred_v")
 
 
@@ -220,22 +219,14 @@ def simultaneous(differences: dict, level=0.95) -> dict:
 
 # ---------------------------------------------------------------- what people's labels can tune
 
-def best_weight(y_m, x, y) -> float:
-    "w of the blend (1 − w)·y_m + w·x with the least MAE to y; the smallest such w."
-    return float(WEIGHTS[np.argmin([np.abs((1 - w) * y_m + w * x - y).mean().round(12) for w in WEIGHTS])])
-
-
 def least_squares(columns, y):
     "Coefficients of y on 1 and the columns."
     return np.linalg.lstsq(np.column_stack([np.ones(len(y)), *columns]), y, rcond=None)[0]
 
 
 def tuned(kind, y_m, x, y, fit, on):
-    "Labels on some clips, tuned to people's labels on others: a one-weight blend, or a regression on y_m (and x)."
-    if kind == "blend":
-        w = best_weight(y_m[fit], x[fit], y[fit])
-        return (1 - w) * y_m[on] + w * x[on]
-    columns = [y_m, *([] if kind == "copy, rescaled" else x if kind == "on all three" else [x])]
+    "Labels on some clips, from a regression of people's labels of others on y_m and x, one label or all three."
+    columns = [y_m, *(x if kind == "on all three" else [x])]
     b = least_squares([c[fit] for c in columns], y[fit])
     return (b[0] + sum(k * c[on] for k, c in zip(b[1:], columns, strict=True))).clip(-1, 1)
 
@@ -252,12 +243,11 @@ def readings(y_m, F, people, video) -> list[dict]:
     made = {reading: generate(y_m, F, reading)[0][-1] for reading in READINGS}
     out = []
     for k, y in enumerate(people):
-        x, others = made["robust"][k], on_other_videos("on all three", y_m, made["robust"], y, video)
-        tuned_here = {kind: on_other_videos(kind, y_m, x, y, video) for kind in ("copy, rescaled", "blend", "regression")}
+        x = made["robust"][k]
         out.append({
-            "copy": y_m, **{reading: labels[k] for reading, labels in made.items()},
-            "half": (y_m + x) / 2, "half, own line": (y_m + made["own line"][k]) / 2,
-            **tuned_here, "on all three": others, "rounded": (others * 5).round() / 5,
+            "copy": y_m, **{reading: labels[k] for reading, labels in made.items()}, "half": (y_m + x) / 2,
+            "regression": on_other_videos("regression", y_m, x, y, video),
+            "on all three": on_other_videos("on all three", y_m, made["robust"], y, video),
         })  # fmt: skip
     return out
 
@@ -305,20 +295,18 @@ def scores(videos, y_m, x, y, test, copy) -> tuple[dict, dict]:
     }, s  # fmt: skip
 
 
-def table(clips, sets) -> tuple[list, int]:
-    "One row for each column and reading, and the number of differences that are looked at."
+def table(clips, sets) -> list[dict]:
+    "One row for each column and reading."
     y_m, video = clips["y_m"], clips["video"]
     videos, made = Videos(video), {name: readings(y_m, F, clips["people"], video) for name, F in sets.items()}
-    rows, differences = {}, {}
+    rows = []
     for column, (name, k) in COLUMNS.items():
         copy = None
         for reading, x in made[name][k].items():
             row, s = scores(videos, y_m, x, clips["people"][k], clips["test"], copy)
-            copy, rows[column, reading] = copy or s, {"column": column, "reading": reading, **row}
-            if reading != "copy": differences |= {(column, reading, key): s[key] - copy[key] for key in ("r", "MAE")}
-    for (column, reading, key), ends in simultaneous(differences).items():
-        rows[column, reading][f"{key} less copy, together"] = ends[1:]
-    return list(rows.values()), len(differences)
+            copy = copy or s
+            rows.append({"column": column, "reading": reading, **row})
+    return rows
 
 
 def about(clips) -> dict:
@@ -453,15 +441,14 @@ def measure(clips, text) -> dict:
     "Everything that the page shows."
     y_m, people, words = clips["y_m"], clips["people"], minilm(clips["text"])
     sets, by_epoch = feature_sets(clips, words), {}
-    rows, family = table(clips, sets)
     for column, (name, k) in COLUMNS.items():
         paths = {reading: generate(y_m, sets[name], reading)[0][:, k] for reading in ("selfmm", "robust")}
         by_epoch[column] = {reading: [float(np.corrcoef(x, people[k])[0, 1]) for x in path] for reading, path in paths.items()}
     fitted = {**sets["prediction"], "fusion": block(y_m[:, None])}
     last = lambda F, reading, seed=0: correlations(generate(y_m, F, reading, seed=seed)[0][-1], people)
     return {
-        "settings": {"epochs": EPOCHS, "batch": BATCH, "resamples": RESAMPLES, "draws": DRAWS, "differences": family},
-        "about": about(clips), "posterior": posterior(clips, text, words), "rows": rows, "by epoch": by_epoch,
+        "settings": {"epochs": EPOCHS, "batch": BATCH, "resamples": RESAMPLES, "draws": DRAWS},
+        "about": about(clips), "posterior": posterior(clips, text, words), "rows": table(clips, sets), "by epoch": by_epoch,
         "over seeds": {reading: [last(sets["prediction"], reading, seed) for seed in range(SEEDS)] for reading in ("selfmm", "robust")},
         "fused features are y_m": {reading: last(fitted, reading) for reading in ("selfmm", "robust")},
         "centres by": {name: axes(y_m, F, people) for name, F in sets.items()},
