@@ -1,9 +1,9 @@
 """Unimodal labels that a generator makes, beside those that people gave, on CH-SIMS v2, into results/sims.json.
 
-    python tools/sims.py --data FOLDER [--out FILE]
+    python tools/sims.py --data FOLDER --encoders FOLDER [--out FILE]
 
-FOLDER holds clips.csv: human labels for text, audio, vision and the whole clip, English text and three encoders' predictions.
-About three minutes on one core; MiniLM reads each sentence once.
+--data holds clips.csv: human labels for text, audio, vision and the whole clip, English text and three encoders' predictions;
+--encoders holds sims_text.npz: two frozen text encoders' vectors of the same clips. About two minutes of CPU time on one core.
 """
 import argparse
 import csv
@@ -16,15 +16,17 @@ import numpy as np
 import torch
 
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances, relative_distance, selfmm_label
+from dmsil.posterior import Prior, posterior_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "sims.json"
 NAMES = ("text", "audio", "vision")
 COLUMNS = {"text, prediction": ("prediction", 0), "text, MiniLM": ("MiniLM", 0), "text, MiniLM ridge": ("MiniLM ridge", 0),
            "audio, prediction": ("prediction", 1), "vision, prediction": ("prediction", 2)}  # fmt: skip
-EPOCHS, BATCH, SEEDS, RESAMPLES, SPLITS = 20, 32, 5, 2000, 200
-CLIPS = (10, 20, 40, 80, 160, 320, 640)
-WEIGHTS = np.linspace(0, 1, 21)
+EPOCHS, BATCH, SEEDS, RESAMPLES, DRAWS = 20, 32, 5, 2000, 50
+CLIPS = (10, 20, 50, 100, 200, 500)
+RHOS = np.linspace(0.7, 0.95, 11).round(3).tolist()
+TEXT = "MPNet + e5"
 NEEDED = ("id", "video_id", "text_en", "mode", "label", "label_T", "label_A", "label_V", "pred_t", "pred_a", "pred_v")
 
 
@@ -39,17 +41,30 @@ def read(folder) -> dict:
     if missing := [name for name in NEEDED if not every or name not in every[0]]:
         raise ValueError(f"{path}: no column {', '.join(missing)}")
     held_out = [row for row in every if row["mode"] in ("valid", "test")]
-    rows = [row for row in held_out if all(row[name] for name in NEEDED)]
+    at = [i for i, row in enumerate(every) if row["mode"] in ("valid", "test") and all(row[name] for name in NEEDED)]
+    rows = [every[i] for i in at]
     if not rows: raise ValueError(f"{path}: no valid or test clip has all of {', '.join(NEEDED)}")
-    trained = {row["video_id"] for row in every if row["mode"] == "train"}
-    numbers = lambda names: np.array([[float(row[name]) for name in names] for row in rows])
+    train = [row for row in every if row["mode"] == "train"]
+    trained = {row["video_id"] for row in train}
+    numbers = lambda names, rows=rows: np.array([[float(row[name]) for name in names] for row in rows])
     _, video = np.unique([row["video_id"] for row in rows], return_inverse=True)
     return {
         "y_m": numbers(["label"])[:, 0], "people": numbers(["label_T", "label_A", "label_V"]).T,
         "pred": numbers(["pred_t", "pred_a", "pred_v"]), "text": [row["text_en"] for row in rows],
         "video": video, "test": np.array([row["mode"] == "test" for row in rows]), "incomplete": len(held_out) - len(rows),
-        "videos in train": len({row["video_id"] for row in rows} & trained),
+        "videos in train": len({row["video_id"] for row in rows} & trained), "at": at,
+        "train": numbers(["label", "label_T", "label_A", "label_V"], train).T if train else np.empty((4, 0)),
+        "every": {"ids": [row["id"] for row in every], "y_m": numbers(["label"], every)[:, 0], "video": [row["video_id"] for row in every]},
     }  # fmt: skip
+
+
+def encoded(folder, ids) -> np.ndarray:
+    "Frozen text vectors of all clips: MPNet on the English translation (768) and multilingual e5 on the Chinese text (384)."
+    path = Path(folder) / "sims_text.npz"
+    if not path.is_file(): raise FileNotFoundError(f"{folder}: no sims_text.npz in this folder")
+    with np.load(path, allow_pickle=False) as stored:
+        if stored["ids"].tolist() != ids: raise ValueError(f"{path}: other clips, or another order, than clips.csv")
+        return np.hstack([stored["mpnet_en"], stored["e5_zh"]]).astype(float)
 
 
 def folds(video, k=10, seed=0) -> list:
@@ -97,9 +112,9 @@ def features(pred, text=None) -> dict:
     return {"fusion": np.hstack(list(parts.values())), **parts}
 
 
-def feature_sets(clips) -> dict:
+def feature_sets(clips, words) -> dict:
     "The text as an encoder's prediction, as MiniLM's vector, and as that vector's read-out of y_m."
-    words, pred = minilm(clips["text"]), clips["pred"]
+    pred = clips["pred"]
     read_out = ridge_of_other_videos(words, clips["y_m"], clips["video"])[:, None]
     return {"prediction": features(pred), "MiniLM": features(pred, words), "MiniLM ridge": features(pred, read_out)}
 
@@ -204,22 +219,14 @@ def simultaneous(differences: dict, level=0.95) -> dict:
 
 # ---------------------------------------------------------------- what people's labels can tune
 
-def best_weight(y_m, x, y) -> float:
-    "w of the blend (1 − w)·y_m + w·x with the least MAE to y; the smallest such w."
-    return float(WEIGHTS[np.argmin([np.abs((1 - w) * y_m + w * x - y).mean().round(12) for w in WEIGHTS])])
-
-
 def least_squares(columns, y):
     "Coefficients of y on 1 and the columns."
     return np.linalg.lstsq(np.column_stack([np.ones(len(y)), *columns]), y, rcond=None)[0]
 
 
 def tuned(kind, y_m, x, y, fit, on):
-    "Labels on some clips, tuned to people's labels on others: a one-weight blend, or a regression on y_m (and x)."
-    if kind == "blend":
-        w = best_weight(y_m[fit], x[fit], y[fit])
-        return (1 - w) * y_m[on] + w * x[on]
-    columns = [y_m, *([] if kind == "copy, rescaled" else x if kind == "on all three" else [x])]
+    "Labels on some clips, from a regression of people's labels of others on y_m and x, one label or all three."
+    columns = [y_m, *(x if kind == "on all three" else [x])]
     b = least_squares([c[fit] for c in columns], y[fit])
     return (b[0] + sum(k * c[on] for k, c in zip(b[1:], columns, strict=True))).clip(-1, 1)
 
@@ -236,28 +243,13 @@ def readings(y_m, F, people, video) -> list[dict]:
     made = {reading: generate(y_m, F, reading)[0][-1] for reading in READINGS}
     out = []
     for k, y in enumerate(people):
-        x, others = made["robust"][k], on_other_videos("on all three", y_m, made["robust"], y, video)
-        tuned_here = {kind: on_other_videos(kind, y_m, x, y, video) for kind in ("copy, rescaled", "blend", "regression")}
+        x = made["robust"][k]
         out.append({
-            "copy": y_m, **{reading: labels[k] for reading, labels in made.items()},
-            "half": (y_m + x) / 2, "half, own line": (y_m + made["own line"][k]) / 2,
-            **tuned_here, "on all three": others, "rounded": (others * 5).round() / 5,
+            "copy": y_m, **{reading: labels[k] for reading, labels in made.items()}, "half": (y_m + x) / 2,
+            "regression": on_other_videos("regression", y_m, x, y, video),
+            "on all three": on_other_videos("on all three", y_m, made["robust"], y, video),
         })  # fmt: skip
     return out
-
-
-def learning_curve(y_m, x, y, video, seed=0) -> dict:
-    "Fit on n clips of half the videos, score on the other half: gain over copying (mean, 5 %, 95 %) and the share of splits won."
-    rng, won = np.random.default_rng(seed), {kind: np.empty((len(CLIPS), SPLITS, 2)) for kind in ("blend", "regression")}
-    score = lambda z, on: np.array([np.corrcoef(z, y[on])[0, 1], -np.abs(z - y[on]).mean()])
-    for split in range(SPLITS):
-        order = rng.permutation(video.max() + 1)
-        fit = rng.permutation(np.flatnonzero(np.isin(video, order[: len(order) // 2])))
-        on = np.isin(video, order[len(order) // 2 :])
-        for i, n in enumerate(CLIPS):
-            for kind, gain in won.items(): gain[i, split] = score(tuned(kind, y_m, x, y, fit[:n], on), on) - score(y_m[on], on)
-    summary = lambda g: [float(g.mean()), *np.quantile(g, [0.05, 0.95]).tolist(), float((g > 1e-9).mean())]
-    return {kind: {"r": [summary(g[:, 0]) for g in gain], "MAE": [summary(g[:, 1]) for g in gain]} for kind, gain in won.items()}
 
 
 # ---------------------------------------------------------------- why: P22 to P27, counted
@@ -303,20 +295,18 @@ def scores(videos, y_m, x, y, test, copy) -> tuple[dict, dict]:
     }, s  # fmt: skip
 
 
-def table(clips, sets) -> tuple[list, int]:
-    "One row for each column and reading, and the number of differences that are looked at."
+def table(clips, sets) -> list[dict]:
+    "One row for each column and reading."
     y_m, video = clips["y_m"], clips["video"]
     videos, made = Videos(video), {name: readings(y_m, F, clips["people"], video) for name, F in sets.items()}
-    rows, differences = {}, {}
+    rows = []
     for column, (name, k) in COLUMNS.items():
         copy = None
         for reading, x in made[name][k].items():
             row, s = scores(videos, y_m, x, clips["people"][k], clips["test"], copy)
-            copy, rows[column, reading] = copy or s, {"column": column, "reading": reading, **row}
-            if reading != "copy": differences |= {(column, reading, key): s[key] - copy[key] for key in ("r", "MAE")}
-    for (column, reading, key), ends in simultaneous(differences).items():
-        rows[column, reading][f"{key} less copy, together"] = ends[1:]
-    return list(rows.values()), len(differences)
+            copy = copy or s
+            rows.append({"column": column, "reading": reading, **row})
+    return rows
 
 
 def about(clips) -> dict:
@@ -348,25 +338,117 @@ def axes(y_m, F, people) -> dict:
     return {"signs of y_m": correlations(t(begins), people), "own labels": correlations(t(ends), people)}
 
 
+# ---------------------------------------------------------------- posterior labels
+
+def prior_of(train) -> Prior:
+    "Correlations of the labels that people gave to train clips; rows of `train`: y_m, text, audio, vision."
+    return Prior.from_labels(dict(zip(NAMES, torch.as_tensor(train[1:]), strict=True)), torch.as_tensor(train[0]))
+
+
+def posterior(clips, text, words) -> dict:
+    "Posterior labels beside the copy, Self-MM's and the robust label; how well the read-outs hear; what the prior changes."
+    y_m, people, video, pred, at = (clips[key] for key in ("y_m", "people", "video", "pred", "at"))
+    prior, groups, videos = prior_of(clips["train"]), video.tolist(), Videos(video)
+    with_text = lambda x: {"text": x, "audio": pred[:, 1:2], "vision": pred[:, 2:]}
+    sets = {TEXT: with_text(text[at]), "MiniLM": with_text(words), "prediction": with_text(pred[:, :1])}
+    found = {name: posterior_labels(F, y_m, groups, prior) for name, F in sets.items()}
+    u = found[TEXT].readouts
+    with_prior = lambda p: np.array(list(posterior_labels(sets[TEXT], y_m, groups, p, readouts=u).labels.values()))
+    everywhere = posterior_labels(*on_all_clips(clips, text), prior)
+    last = lambda F, mode: generate(y_m, F, mode)[0][-1]
+    columns = features(u.numpy())
+    robust = last(columns, "robust")
+    labels = {
+        (TEXT, "copy"): [y_m] * 3, (TEXT, "copy, shrunk"): [y_m.mean() + rho * (y_m - y_m.mean()) for rho in prior.rho.values()],
+        **{(TEXT, mode): last(features(pred, text[at]), mode) for mode in ("selfmm", "robust")},
+        ("read-outs", "selfmm"): last(columns, "selfmm"), ("read-outs", "robust"): robust, ("read-outs", "half"): (y_m + robust) / 2,
+        **{(name, "posterior"): list(f.labels.values()) for name, f in found.items()},
+        (TEXT, "posterior, default prior"): with_prior(Prior()),
+        (TEXT + ", all clips", "posterior"): [y[at] for y in everywhere.labels.values()],
+    }  # fmt: skip
+    gains = lambda made: [videos.r(x, y) - videos.r(y_m, y) for x, y in zip(made, people, strict=True)]
+    sweep = {s: [] for s in NAMES}
+    for rho in RHOS:
+        for s, gain in zip(NAMES, gains(with_prior(Prior(rho))), strict=True): sweep[s].append(interval(gain))
+    over = [posterior_labels(sets[TEXT], y_m, groups, prior, seed).labels.values() for seed in range(SEEDS)]
+    between = {" ".join(pair): r for pair, r in prior.between.items()}
+    return {
+        "prior": {"rho": prior.rho, "between": between, "train clips": clips["train"].shape[1]},
+        "rows": against_people(clips, videos, labels), "reliability": {name: heard(f, people) for name, f in found.items()},
+        "sweep": {"rho": RHOS, **sweep}, "labelled clips": few(clips["train"], lambda p: [g[0] for g in gains(with_prior(p))]),
+        "over seeds": [correlations(made, people) for made in over],
+    }  # fmt: skip
+
+
+def on_all_clips(clips, text) -> tuple[dict, np.ndarray, list]:
+    "Features, y_m and video of all clips; audio and vision of those that are not scored are missing."
+    every, missing = clips["every"], np.full((2, len(text), 1), np.nan)
+    missing[:, clips["at"], 0] = clips["pred"].T[1:]
+    return {"text": text, "audio": missing[0], "vision": missing[1]}, every["y_m"], every["video"]
+
+
+def against_people(clips, videos, labels) -> list[dict]:
+    "A row for each label and modality: `scores`, the squared error, and the clips that people gave exactly y_m apart."
+    y_m, rows, differences = clips["y_m"], {}, {}
+    for k, s in enumerate(NAMES):
+        y, copy = clips["people"][k], None
+        for (name, reading), made in labels.items():
+            x = np.asarray(made[k])
+            row, resampled = scores(videos, y_m, x, y, clips["test"], copy)
+            tied, miss = y == y_m, np.abs(x - y)
+            resampled |= {"RMSE": np.sqrt(videos.mean(miss**2)), "other MAE": videos.mean(miss, ~tied)}
+            row |= {"RMSE": float(resampled["RMSE"][0]), "tied MAE": float(miss[tied].mean()), "other MAE": float(miss[~tied].mean())}
+            if copy:
+                row |= {f"{key} less copy": interval(resampled[key] - copy[key]) for key in ("RMSE", "other MAE")}
+                differences |= {(name, reading, s, key): resampled[key] - copy[key] for key in ("r", "MAE")}
+            if reading == "half": half = resampled
+            if (name, reading) == (TEXT, "posterior"): row["r less half"] = interval(resampled["r"] - half["r"])
+            copy, rows[name, reading, s] = copy or resampled, {"features": name, "reading": reading, "modality": s, **row}
+    for (*at, key), ends in simultaneous(differences).items(): rows[tuple(at)][f"{key} less copy, together"] = ends[1:]
+    return list(rows.values())
+
+
+def heard(found, people) -> dict:
+    "κ of each modality as told from y_m alone, and as people's unimodal labels have it."
+    out = {}
+    for k, (s, kappa) in enumerate(found.reliability.items()):
+        r = float(np.corrcoef(found.readouts[:, k].numpy(), people[k])[0, 1])
+        out[s] = {"kappa": [kappa.kappa, kappa.low, kappa.high], "heard": kappa.heard, "r to people": r}
+    return out
+
+
+def few(train, gains, seed=0) -> dict:
+    "Gain in r of a prior from n labelled train clips: mean, 5 % and 95 % of the draws; draws that are no prior are counted."
+    rng, out = np.random.default_rng(seed), {"clips": list(CLIPS), "refused": [], **{s: [] for s in NAMES}}
+    for n in CLIPS:
+        drawn = []
+        for _ in range(DRAWS):
+            try: drawn.append(gains(prior_of(train[:, rng.choice(train.shape[1], n, replace=False)])))
+            except ValueError: pass
+        out["refused"].append(DRAWS - len(drawn))
+        for s, g in zip(NAMES, np.array(drawn).T, strict=True): out[s].append([float(g.mean()), *np.quantile(g, [0.05, 0.95]).tolist()])
+    return out
+
+
+# ---------------------------------------------------------------- the whole file
+
 def correlations(labels, people) -> dict:
     "r of each modality's labels to people's."
     return dict(zip(NAMES, [float(np.corrcoef(x, y)[0, 1]) for x, y in zip(labels, people, strict=True)], strict=True))
 
 
-def measure(clips) -> dict:
+def measure(clips, text) -> dict:
     "Everything that the page shows."
-    y_m, people, video, sets = clips["y_m"], clips["people"], clips["video"], feature_sets(clips)
-    rows, family = table(clips, sets)
-    by_epoch, curves = {}, {}
+    y_m, people, words = clips["y_m"], clips["people"], minilm(clips["text"])
+    sets, by_epoch = feature_sets(clips, words), {}
     for column, (name, k) in COLUMNS.items():
         paths = {reading: generate(y_m, sets[name], reading)[0][:, k] for reading in ("selfmm", "robust")}
         by_epoch[column] = {reading: [float(np.corrcoef(x, people[k])[0, 1]) for x in path] for reading, path in paths.items()}
-        if name != "MiniLM": curves[column] = learning_curve(y_m, paths["robust"][-1], people[k], video)
     fitted = {**sets["prediction"], "fusion": block(y_m[:, None])}
     last = lambda F, reading, seed=0: correlations(generate(y_m, F, reading, seed=seed)[0][-1], people)
     return {
-        "settings": {"epochs": EPOCHS, "batch": BATCH, "resamples": RESAMPLES, "splits": SPLITS, "differences": family},
-        "about": about(clips), "rows": rows, "by epoch": by_epoch, "learning": {"clips": list(CLIPS), **curves},
+        "settings": {"epochs": EPOCHS, "batch": BATCH, "resamples": RESAMPLES, "draws": DRAWS},
+        "about": about(clips), "posterior": posterior(clips, text, words), "rows": table(clips, sets), "by epoch": by_epoch,
         "over seeds": {reading: [last(sets["prediction"], reading, seed) for seed in range(SEEDS)] for reading in ("selfmm", "robust")},
         "fused features are y_m": {reading: last(fitted, reading) for reading in ("selfmm", "robust")},
         "centres by": {name: axes(y_m, F, people) for name, F in sets.items()},
@@ -377,11 +459,13 @@ def measure(clips) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the folder that holds clips.csv")
+    parser.add_argument("--encoders", required=True, help="the folder that holds sims_text.npz")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
         clips = read(args.data)
+        text = encoded(args.encoders, clips["every"]["ids"])
     except (OSError, ValueError) as error:
         print(f"sims: {error}", file=sys.stderr)
         sys.exit(2)
@@ -389,7 +473,7 @@ def main() -> None:
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     machine = f"one of {os.cpu_count()} {platform.machine()} cores, no GPU, torch {torch.__version__.split('+')[0]}"
-    write_json(args.out, rounded({"machine": machine, **measure(clips)}))
+    write_json(args.out, rounded({"machine": machine, **measure(clips, text)}))
 
 
 if __name__ == "__main__":
