@@ -248,7 +248,8 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
     rho = torch.tensor([prior.rho[s] if isinstance(prior.rho, dict) else prior.rho for s in names], dtype=C.dtype)
     if not ((rho > 0) & (rho <= 1)).all():
         raise ValueError(f"prior: rho needs values above 0 and at most 1, got {rho.tolist()} for {', '.join(names)}")
-    rho = torch.maximum(rho, heard[0] / math.sqrt(CEILING)).clamp(max=0.999)
+    if prior.between is None:
+        rho = torch.maximum(rho, heard[0] / math.sqrt(CEILING)).clamp(max=0.999)
     least = (rho.square().sum() / 0.97 - 1) / max(1, M - 1)  # below it, y_m would be known from the y_s to more than 97 %
     common = torch.full((M, M), max(BETWEEN, least.item()), dtype=C.dtype)
     S = torch.eye(M, dtype=C.dtype)
@@ -258,7 +259,7 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
     for step in torch.linspace(0, 1, 21):
         P = torch.eye(M + 1, dtype=C.dtype)
         P[:M, :M], P[M, :M], P[:M, M] = (1 - step) * S + step * common, rho, rho
-        if torch.linalg.eigvalsh(P)[0] > 1e-3:
+        if torch.linalg.eigvalsh(P)[0] > (1e-3 if prior.between is None else -1e-6):
             return P
         if prior.between is not None:
             raise ValueError(f"prior: rho {rho.tolist()} and between {prior.between} are not correlations of any labels; lower rho or raise between")
@@ -376,7 +377,7 @@ def posterior_labels(
     _, group = _split(groups, len(given), seed)
     G = int(group.max()) + 1
     drawn = torch.randint(G, (400, G), generator=torch.Generator().manual_seed(seed + 1))
-    C = _correlations(u, (given - mean) / scale, there, group, torch.cat([torch.arange(G)[None], drawn]))
+    C = _correlations(u, (given - mean) / scale, there, group, torch.cat([torch.arange(G)[None], drawn])).nan_to_num(0.0)
     P = _prior_matrix(prior or Prior(), names, C)
     kappas = (C[:, :-1, -1].clamp(min=0) / P[-1, :-1]).square().clamp(max=CEILING)
     z = u / (_deviation(u, there) * kappas[0].clamp(min=1e-9).sqrt())

@@ -88,10 +88,10 @@ class Preset:
 PRESETS = {
     "dmsil_kappa": Preset(
         TrainConfig(
-            preset="dmsil_kappa", measure="kappa", alignment=3.0, strength=0.1, share="none", whitening=0.6, keep="objective",
+            preset="dmsil_kappa", measure="kappa", alignment=2.0, strength=0.1, share="none", whitening=0.6, keep="objective",
             labels="posterior", floor=0.1, batch_size=64, lr_encoders=2e-3, lr_heads=2e-3, weight_decay=0.1, average=1.5, patience=8,
         ),
-        ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=10, dropout=0.05),
+        ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=8, dropout=0.05),
     ),
     "dmsil": Preset(TrainConfig(), ModelConfig()),
     "self_mm": Preset(TrainConfig(preset="self_mm", measure="none"), ModelConfig()),

@@ -75,7 +75,7 @@ LACKING = (  # the reason of a skip: what is missing, what brings it
     ("soundfile|opensmile", "soundfile and opensmile", "pip install -e '.[recordings]'"),
     ("transformers", "transformers", "pip install -e '.[text]'"),
     ("benchmark.json", "results/benchmark.json", "make bench"),
-    ("GPU|CUDA|cuda", "a GPU", "a machine with one; then make cuda"),
+    ("GPU|CUDA|cuda", "a GPU", "a machine with one; then make gpu"),
 )
 
 
@@ -93,7 +93,7 @@ def pytest_terminal_summary(terminalreporter):
     found = skips(terminalreporter.stats.get("skipped", []))
     pages = [report.nodeid.partition("[")[2][:-1] for report in terminalreporter.stats.get("passed", []) if "test_notebook_runs" in report.nodeid]
     if cells := sum((ROOT / page).read_text(encoding="utf-8").count('"#| cuda') for page in pages):
-        found["a GPU, for cells of pages", "make cuda"] = cells
+        found["a GPU, for cells of pages", "make gpu"] = cells
     if not found:
         return
     rows = [("missing here", "not run", "what brings it"), *((what, str(n), brings) for (what, brings), n in found.most_common())]

@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 
 import dmsil
 from dmsil import information as info
+from dmsil.data import video_of
 from dmsil.information import (
     discrete_split,
     information_report,
@@ -22,7 +23,6 @@ from dmsil.information import (
     neighbour_information,
     pair_information,
     verdict,
-    video_of,
 )
 from dmsil.synthetic import Simulation, SyntheticConfig, label_information
 
