@@ -88,8 +88,8 @@ class Preset:
 PRESETS = {
     "dmsil_kappa": Preset(
         TrainConfig(
-            preset="dmsil_kappa", measure="kappa", alignment=2.0, strength=0.1, share="none", whitening=0.6, keep="objective",
-            labels="posterior", floor=0.1, batch_size=64, lr_encoders=2e-3, lr_heads=2e-3, weight_decay=0.1, average=1.5, patience=8,
+            preset="dmsil_kappa", measure="kappa", alignment=2.7, strength=0.1, share="none", whitening=0.45, keep="objective",
+            labels="posterior", floor=0.1, batch_size=128, lr_encoders=3e-3, lr_heads=3e-3, weight_decay=0.1, average=1.5, patience=8,
         ),
         ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=8, dropout=0.05),
     ),
