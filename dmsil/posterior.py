@@ -344,12 +344,12 @@ class PosteriorLabels:
         "Each modality's label against the clip's; the ten clips in which they differ most are marked."
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, len(self.labels), figsize=(2.4 * len(self.labels), 2.6), sharex=True, sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(self.labels), figsize=(2.4 * len(self.labels), 2.6), dpi=76, sharex=True, sharey=True, squeeze=False)
         y = torch.as_tensor(self.y)
-        shown = torch.linspace(0, len(y) - 1, min(len(y), 1000)).long()
+        shown = torch.linspace(0, len(y) - 1, min(len(y), 400)).long()
         for i, (ax, (s, label)) in enumerate(zip(axes[0], self.labels.items(), strict=True)):
             label, far = torch.as_tensor(label), self.most_private(s)
-            ax.plot(y[shown], label[shown], ".", ms=2, color=f"C{i}", alpha=0.5)
+            ax.plot(y[shown], label[shown], ".", ms=3, color=f"C{i}")
             ax.plot(y[far], label[far], "o", ms=5, mfc="none", color="0.2")
             ax.axline((0, 0), slope=1, color="0.5", lw=1)
             ax.set(title=f"{s}, κ = {self.reliability[s].kappa:.2f}", xlabel="label of the clip")
