@@ -376,7 +376,10 @@ def _rates(run: Trainer) -> list[dict]:
 # %% ../nbs/12_training.ipynb #d61d20d6
 def _by_batch(out: Output, sizes: list[int]) -> list[Output]:
     "What the network returned, cut into batches."
-    cut = lambda xs: [{name: x.split(sizes)[i] for name, x in xs.items()} for i in range(len(sizes))]
+    def cut(xs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        parts = {name: x.split(sizes) for name, x in xs.items()}
+        return [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
+
     return [Output(*parts) for parts in zip(*map(cut, out), strict=True)]
 
 # %% ../nbs/12_training.ipynb #4d7ed424

@@ -624,7 +624,7 @@ def test_a_run_says_what_it_needs(tmp_path):
     "Missing modalities, other widths, a run that scaled by nothing."
     days = folder_of(tmp_path, *(recording(f"day{k}", seed=k) for k in range(4)))
     clips = rec.recorded_clips(days).only("audio", "timing")
-    dmsil.fit(clips, dmsil.TrainConfig(epochs=1, batch_size=6, device="cpu"), tmp_path / "run", progress=False)
+    dmsil.fit(clips, "dmsil", tmp_path / "run", progress=False, epochs=1, batch_size=6, device="cpu")
     rows = rec.predict_recording(tmp_path / "run", recording("new", seed=9))
     assert [*rows[0]] == ["clip", "start", "end", "prediction", "audio_alone", "timing_alone", "words"] and len(rows) == 6
     with pytest.raises(DataError, match="vectors of width 9; expected vectors of width 88"):
