@@ -246,12 +246,12 @@ def test_nobody_waits_for_ever(tmp_path, how, why):
 
 def test_the_same_command_under_torchrun(tmp_path):
     "In single precision, through the command line; one bar."
-    words = ["--preset", "dmsil_kappa", "--dropout", "0", "--epochs", "1", "--device", "cpu", "--out", tmp_path / "two"]
+    words = ["--preset", "dmsil", "--dropout", "0", "--epochs", "1", "--device", "cpu", "--out", tmp_path / "two"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dmsil.cli", "train"]
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("| 0/32 ") == 1
-    alone = fit(synthetic_clips(), preset("dmsil_kappa", dropout=0, epochs=1, device="cpu"), progress=False)
+    assert done.stderr.count("| 0/125 ") == 1
+    alone = fit(synthetic_clips(), preset("dmsil", dropout=0, epochs=1, device="cpu"), progress=False)
     assert furthest(dict(alone.model.state_dict()), load_file(tmp_path / "two" / "model.safetensors")) < 1e-3
 
 
