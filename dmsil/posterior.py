@@ -249,16 +249,17 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
     if not ((rho > 0) & (rho <= 1)).all():
         raise ValueError(f"prior: rho needs values above 0 and at most 1, got {rho.tolist()} for {', '.join(names)}")
     if prior.between is None:
-        rho = torch.maximum(rho, heard[0] / math.sqrt(CEILING)).clamp(max=0.999)
+        rho = torch.maximum(rho, heard[0] / math.sqrt(CEILING)).clamp(max=0.995)
     least = (rho.square().sum() / 0.97 - 1) / max(1, M - 1)  # below it, y_m would be known from the y_s to more than 97 %
     common = torch.full((M, M), max(BETWEEN, least.item()), dtype=C.dtype)
     S = torch.eye(M, dtype=C.dtype)
     for i, j in pairs:
         S[i, j] = S[j, i] = _between(prior, names[i], names[j], rho[i] * rho[j] * C[:, i, j] / (heard[:, i] * heard[:, j]), common[i, j])
     common.fill_diagonal_(1)
-    for step in torch.linspace(0, 1, 21):
+    apart = torch.outer(rho, rho).fill_diagonal_(1)  # uncorrelated given y_m: a covariance whatever rho is
+    for end, step in [(end, step) for end in (common, apart) for step in torch.linspace(0, 1, 21)]:
         P = torch.eye(M + 1, dtype=C.dtype)
-        P[:M, :M], P[M, :M], P[:M, M] = (1 - step) * S + step * common, rho, rho
+        P[:M, :M], P[M, :M], P[:M, M] = (1 - step) * S + step * end, rho, rho
         if torch.linalg.eigvalsh(P)[0] > (1e-3 if prior.between is None else -1e-6):
             return P
         if prior.between is not None:

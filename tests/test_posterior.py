@@ -107,6 +107,15 @@ def test_arrays_sequences_and_one_modality():
     assert isinstance(made.table(), str) and len(made.rows()) == 1 and made.pairs() == []
 
 
+def test_one_modality_tells_nearly_all():
+    g = torch.Generator().manual_seed(3)
+    y = torch.randn(60, generator=g)
+    x = {"text": torch.randn(60, 8, generator=g), "audio": y[:, None] + 0.05 * torch.randn(60, 2, generator=g), "timing": torch.randn(60, 3, generator=g)}
+    made = posterior_labels(x, y)
+    assert made.reliability["audio"].kappa > 0.9 and all(label.isfinite().all() for label in made.labels.values())
+    assert torch.linalg.eigvalsh(made.prior)[0] > 0
+
+
 def test_a_modality_that_nobody_has():
     _, sample = draw(8, n=200)
     made = posterior_labels(sample.x | {"vision": torch.full((200, 4), torch.nan)}, sample.y_m)
