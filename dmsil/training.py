@@ -103,16 +103,18 @@ def preset(
     **changes,  # fields of `TrainConfig` or `ModelConfig` to set otherwise; pairs may be a dict, "none", "all" or "measured"
 ) -> Preset:
     "A named network and training, with changes."
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is not one of {', '.join(PRESETS)}")
-    return changed(PRESETS[name], **changes)
+    return changed(name, **changes)
 
 
 def changed(
-    given: Preset,  # to start from
+    given: str | Preset,  # to start from, or its name
     **changes,  # as in `preset`
 ) -> Preset:
     "A preset with other values."
+    if isinstance(given, str):
+        if given not in PRESETS:
+            raise ValueError(f"preset {given!r} is not one of {', '.join(PRESETS)}")
+        given = PRESETS[given]
     if changes.get("pairs") in ("none", "all", "measured"):
         changes |= {"share": changes.pop("pairs"), "pairs": ()}
     if isinstance(changes.get("pairs"), dict):
@@ -753,7 +755,7 @@ def fit(
     "Train, keep the weights with the best validation MAE, test once."
     from tqdm.auto import tqdm
 
-    chosen = changed(preset, **changes) if isinstance(preset, Preset) else globals()["preset"](preset, **changes)
+    chosen = changed(preset, **changes)
     config, devices = chosen.train, list(range(torch.cuda.device_count()))
     ranks = join(config.device)
     progress = progress and ranks.rank == 0
