@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import dmsil
+from dmsil.combinations import sign_patterns
 from dmsil.information import neighbour_information, pair_information
 from dmsil.synthetic import Simulation, SyntheticConfig
 from dmsil.training import rounded, write_json
@@ -159,7 +160,7 @@ def linear(arm: str, seed: int, steps: int = STEPS, n: int = 4000) -> dict:
 
 CLIPS = (16000, 1000, 4000)
 SHIPPED = {"none": {}, "signed": SIGNS, "swapped": {pair: -weight for pair, weight in SIGNS.items()}}
-PATTERNS = {pattern: {pair: 0.3 * sign for pair, sign in signs.items() if sign} for pattern, signs in dmsil.sign_patterns(NAMES).items()}
+PATTERNS = {pattern: {pair: 0.3 * sign for pair, sign in signs.items() if sign} for pattern, signs in sign_patterns(NAMES).items()}
 
 
 def trained(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> dict:
