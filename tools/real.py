@@ -31,16 +31,15 @@ ARMS = {
     "self_mm": ("self_mm", {}),
     "dmsil": ("dmsil", {}),
     "dmsil_kappa": ("dmsil_kappa", {}),
-    "measured": ("dmsil_kappa", {"pairs": "measured"}),
     "all": ("dmsil_kappa", {"pairs": "all"}),
     "copy": ("dmsil_kappa", {"labels": "copy"}),
     "no labels": ("dmsil_kappa", {"labels": "none"}),
 }
 SETS = {
-    "mosi": ("self_mm", "dmsil", "dmsil_kappa", "measured", "all"),
-    "interview": ("self_mm", "dmsil", "dmsil_kappa", "measured", "all"),
-    "mmmo": ("self_mm", "dmsil", "dmsil_kappa", "measured", "all"),
-    "simulation": ("self_mm", "dmsil_kappa", "measured", "all", "copy", "no labels"),
+    "mosi": ("self_mm", "dmsil", "dmsil_kappa", "all"),
+    "interview": ("self_mm", "dmsil", "dmsil_kappa", "all"),
+    "mmmo": ("self_mm", "dmsil", "dmsil_kappa", "all"),
+    "simulation": ("self_mm", "dmsil_kappa", "all", "copy", "no labels"),
     "mosi, fine-tuned": ("self_mm", "dmsil", "dmsil_kappa"),
 }
 SHARES = (1.0, 0.25, 0.1)  # of MOSI's training labels
@@ -174,7 +173,7 @@ def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
     m = run.metrics
     row |= {"valid_MAE": m["valid"]["MAE"], "unimodal": m["unimodal"], "best_epoch": m["best_epoch"], "epochs": m["epochs"]}
     if run.posterior is not None:
-        row |= {"kappa": {s: k.kappa for s, k in run.posterior.reliability.items()}, "pairs": ["~".join(pair) for pair in run.pairs or {}]}
+        row |= {"kappa": {s: k.kappa for s, k in run.posterior.reliability.items()}, "measured": ["~".join(pair) for pair in run.posterior.to_share()]}
     return row | ({"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {})
 
 
