@@ -225,7 +225,8 @@ def interview_labels(folder: Path, resamples: int = 2000) -> dict:
     pairs = {"~".join(names): {"shared": pair.shared, "interval": pair.interval, "null95": pair.null95, "verdict": pair.verdict}
              for names, pair in report.pairs.items()}  # fmt: skip
     kappa = {s: [k.kappa, k.low, k.high] for s, k in made.reliability.items()}
-    return {"clips": len(y), "people": int(person.max()) + 1, "kappa": kappa, "ratings": rows, "verdict": pairs}
+    labels = dict(zip(ids, y.tolist(), strict=True))
+    return {"clips": len(y), "people": int(person.max()) + 1, "labels": labels, "kappa": kappa, "ratings": rows, "verdict": pairs}
 
 
 # ---------------------------------------------------------------- all of it
