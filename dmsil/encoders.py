@@ -259,6 +259,7 @@ def mean_and_spread(
     x: Float[Tensor, "n L d"],  # padded at the end
     lengths: Tensor,  # of each
 ) -> Float[Tensor, "n 2d"]:
+    "Mean and deviation over the steps of each clip."
     real = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
     x = torch.where(real, x, 0)
     mean = x.sum(1) / lengths[:, None]
