@@ -176,3 +176,12 @@ class MultimodalModel(nn.Module):
         if self.additive is not None:
             y_hat["fusion"] = y_hat["fusion"] + self.additive(e["fusion"]).squeeze(-1)
         return Output(y_hat, h, z)
+
+    def start_at(
+        self,
+        y: float,  # such as the mean of the training labels
+    ) -> None:
+        "Move every prediction by a constant, so that training begins there and not at 0."
+        with torch.no_grad():
+            for head in self.heads.values():
+                head.predict[-1].bias += y

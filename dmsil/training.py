@@ -229,6 +229,8 @@ class Trainer:
             inputs = input_features(ready, "train", model_config.text)
             self.posterior = posterior_labels(inputs, ready.train.labels.cpu(), video_of(ready.train.ids), seed=config.seed, floor=config.floor)
         self.model = initial_model(model_config, self.specs, config.seed).to(self.device)
+        if model_config.aligned:
+            self.model.start_at(ready.train.labels.mean().item())
         self.shadow = copy.deepcopy(self.model).requires_grad_(False) if config.average else None
         self.generator = _labels_for(self)
         widths = dict.fromkeys(self.specs, model_config.aligned) if model_config.aligned else model_config.dims(self.specs)

@@ -91,12 +91,15 @@ def test_white_leaves_dead_directions_out_and_leading_finds_the_pair():
     assert abs(torch.corrcoef(torch.cat([u, v], 1).T)[0, 1]) == pytest.approx(0.8, abs=0.03)
 
 
-ARMS = [("linear", "coral"), ("linear", "untrained"), ("preset", "none"), ("preset", "signed")]
+ARMS = [("linear", "coral"), ("linear", "untrained"), ("preset", "none"), ("preset", "signed"), ("patterns", "+-+")]
 
 
 @pytest.mark.parametrize("experiment, arm", ARMS)
 def test_an_arm_ends_in_a_row(experiment, arm):
-    run = signs.linear(arm, 1, steps=3, n=300) if experiment == "linear" else signs.shipped(arm, 1, n=(100, 40, 300), epochs=1)
+    if experiment == "linear":
+        run = signs.linear(arm, 1, steps=3, n=300)
+    else:
+        run = signs.shipped(experiment, arm, 1, signs.trained(arm, 1, n=(100, 40, 300), epochs=1))
     assert (run["experiment"], run["arm"], run["seed"]) == (experiment, arm, 1) and (run["MAE"] is None) == (arm == "untrained")
     assert set(run["pairs"]) == {"text~audio", "text~vision", "audio~vision"}
     json.dumps(run)
@@ -106,6 +109,7 @@ def test_every_committed_run_is_there_once():
     done = json.loads(signs.RESULT.read_text())
     keys = [(run["experiment"], run["arm"], run["seed"]) for run in done["runs"]]
     shipped = [("preset", arm, seed) for arm in signs.SHIPPED for seed in signs.SHIPPED_SEEDS]
+    shipped += [("patterns", arm, signs.PATTERN_SEED) for arm in signs.PATTERNS]
     assert sorted(keys) == sorted([("linear", arm, seed) for arm in signs.LINEAR for seed in signs.SEEDS] + shipped)
     assert done["optimum"] == signs.rounded(signs.optimum())
 

@@ -2,9 +2,10 @@
 
     python tools/signs.py [--workers 2] [--out FILE] [--arms none signed]
 
-Two experiments, linear encoders in a loop of a few lines (five seeds) and the preset `dmsil_kappa` as shipped (ten seeds, none of which
-was used to choose a setting), into results/signs.json. Runs that are already in the file are not run again; all of them take about
-half an hour on two idle cores.
+Three experiments into results/signs.json: linear encoders in a loop of a few lines (five seeds); the preset `dmsil_kappa` as shipped,
+with no signs, with two and with those two swapped (ten seeds, none of which was used to choose a setting); and all 27 sign patterns of
+the same preset, once. Runs that are already in the file are not run again; all of them take about an hour on two idle cores. What a run
+learned stays in .cache/signs, so that `--out` with another name measures it anew without training.
 """
 import argparse
 import json
@@ -19,6 +20,7 @@ from torch import nn
 
 import dmsil
 from dmsil.checkpoints import rounded, write_json
+from dmsil.combinations import sign_patterns
 from dmsil.pairs import neighbour_information, pair_information
 from dmsil.synthetic import Simulation, SyntheticConfig
 
@@ -29,6 +31,8 @@ PAIRS = (("text", "audio"), ("text", "vision"), ("audio", "vision"))
 SIGNS = {("text", "audio"): 0.3, ("text", "vision"): -0.3}
 SEEDS = (1111, 1112, 1113, 1114, 1115)  # of the linear encoders
 SHIPPED_SEEDS = tuple(range(2001, 2011))  # of the preset
+PATTERN_SEED = 2011  # of all patterns
+CACHE = ROOT / ".cache" / "signs"
 
 
 # ---------------------------------------------------------------- the world, and what can be reached in it
@@ -155,17 +159,22 @@ def linear(arm: str, seed: int, steps: int = STEPS, n: int = 4000) -> dict:
 # ---------------------------------------------------------------- experiment 2: the preset as shipped
 
 CLIPS = (16000, 1000, 4000)
-SHIPPED = {"none": {}, "signed": SIGNS}
+SHIPPED = {"none": {}, "signed": SIGNS, "swapped": {pair: -weight for pair, weight in SIGNS.items()}}
+PATTERNS = {pattern: {pair: 0.3 * sign for pair, sign in signs.items() if sign} for pattern, signs in sign_patterns(NAMES).items()}
 
 
-def shipped(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> dict:
-    "`dmsil_kappa` with signs and nothing else, measured on the test clips."
+def trained(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> dict:
+    "`dmsil_kappa` with signs and nothing else: its error, and its features of the test clips before and after training."
     clips = dmsil.synthetic_clips(world(seed), n, seed)
-    run = dmsil.fit(clips, "dmsil_kappa", pairs=SHIPPED[arm], seed=seed, device="cpu", progress=False, **changes)
-    first = run.features(trained=False)[0]
-    before = {"~".join(pair): pair_information(*(first[s] for s in pair), permutations=0, resamples=20).shared for pair in PAIRS}
+    run = dmsil.fit(clips, "dmsil_kappa", pairs=(SHIPPED | PATTERNS)[arm], seed=seed, device="cpu", progress=False, **changes)
     about = {name: run.metrics[name] for name in ("best_epoch", "epochs", "unimodal", "reliability")}
-    return record("preset", arm, seed, run.metrics["MAE"], run.features()[0]) | about | {"before": before}
+    return {"MAE": run.metrics["MAE"], "about": about, "before": run.features(trained=False)[0], "after": run.features()[0]}
+
+
+def shipped(experiment: str, arm: str, seed: int, found: dict) -> dict:
+    "What a trained run shares, measured on the test clips."
+    before = {"~".join(pair): pair_information(*(found["before"][s] for s in pair), permutations=0, resamples=20).shared for pair in PAIRS}
+    return record(experiment, arm, seed, found["MAE"], found["after"]) | found["about"] | {"before": before}
 
 
 # ---------------------------------------------------------------- all of it
@@ -173,7 +182,13 @@ def shipped(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> 
 def one(experiment: str, arm: str, seed: int) -> dict:
     "One run, in a process of its own."
     torch.set_num_threads(1)
-    return {"linear": linear, "preset": shipped}[experiment](arm, seed)
+    if experiment == "linear":
+        return linear(arm, seed)
+    kept = CACHE / f"{experiment} {arm} {seed}.pt"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(trained(arm, seed), kept)
+    return shipped(experiment, arm, seed, torch.load(kept, weights_only=True))
 
 
 def optimum() -> dict:
@@ -190,15 +205,17 @@ def optimum() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--arms", nargs="+", default=[*LINEAR, *SHIPPED], choices=[*LINEAR, *SHIPPED])
+    parser.add_argument("--arms", nargs="+", default=[*LINEAR, *SHIPPED, "patterns"], choices=[*LINEAR, *SHIPPED, "patterns"])
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
     done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
     done["optimum"] = rounded(optimum())
-    order = [("linear", arm, seed) for arm in LINEAR for seed in SEEDS] + [("preset", arm, seed) for seed in SHIPPED_SEEDS for arm in SHIPPED]
+    order = [("linear", arm, seed) for arm in LINEAR for seed in SEEDS]
+    order += [("preset", arm, seed) for seed in SHIPPED_SEEDS for arm in SHIPPED]
+    order += [("patterns", arm, PATTERN_SEED) for arm in PATTERNS]
     have = {(run["experiment"], run["arm"], run["seed"]) for run in done["runs"]}
-    todo = [key for key in order if key not in have and key[1] in args.arms]
+    todo = [key for key in order if key not in have and (key[1] in args.arms or key[0] in args.arms)]
     with ProcessPoolExecutor(args.workers) as pool:
         jobs = [pool.submit(one, *key) for key in todo]
         for i, job in enumerate(as_completed(jobs), 1):
