@@ -21,11 +21,12 @@ from torch import nn
 
 import dmsil
 from dmsil import training
-from dmsil.information import pair_information
+from dmsil.checkpoints import rounded, write_json
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances
 from dmsil.model import Head, MultimodalModel, Output
+from dmsil.pairs import pair_information
 from dmsil.posterior import FixedLabels
-from dmsil.training import Trainer, predict, rounded, train_epoch, write_json
+from dmsil.training import Trainer, predict, train_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "diagnosis.json"

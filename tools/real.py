@@ -19,9 +19,10 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import dmsil
-from dmsil.data import Clips, Split, Vectors, load_mmmo, video_of
+from dmsil.checkpoints import rounded, write_json
+from dmsil.clips import Clips, Split, Vectors, video_of
+from dmsil.corpora import load_mmmo
 from dmsil.model import input_features, prepare
-from dmsil.training import rounded, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "real.json"

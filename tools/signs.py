@@ -20,10 +20,10 @@ from torch import nn
 
 import dmsil
 from dmsil import training
+from dmsil.checkpoints import rounded, write_json
 from dmsil.combinations import sign_patterns
-from dmsil.information import neighbour_information, pair_information
+from dmsil.pairs import neighbour_information, pair_information
 from dmsil.synthetic import Simulation, SyntheticConfig
-from dmsil.training import rounded, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "signs.json"
