@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'BOUNDS', 'Texts', 'Vectors', 'Steps', 'Tokens', 'sequences', 'kind_of', 'Split', 'video_of', 'Clips',
-           'DataError', 'few', 'group_splits', 'column_moments', 'in_deviations', 'scaled', 'write_atomic',
+           'DataError', 'few', 'group_splits', 'column_moments', 'in_deviations', 'scaled', 'in_order', 'write_atomic',
            'synthetic_clips']
 
 # %% ../nbs/07_clips.ipynb #5614fe05
@@ -122,6 +122,8 @@ class Clips:
     truth: dict[str, float] = field(default_factory=dict) # least possible errors, where the source knows them
     notes: tuple[str, ...] = () # what was changed on the way in
     scale: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict) # mean and deviation of each column, for clips to come
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict) # names of a modality's columns, where they are known
+    raw_text: tuple[str, ...] = () # sentences of the first clips of train, where their text is tokens of an unknown encoder
 
     @property
     def modalities(self) -> tuple[str, ...]: return tuple(self.train.inputs)
@@ -208,6 +210,20 @@ def scaled(
     mean, std = (torch.tensor(m, dtype=torch.float64) for m in moments)
     z = in_deviations(x.values, mean, torch.where(std > 0, std, torch.inf), cut)
     return Steps((z * (x.values != 0).any(2, keepdim=True)).float(), x.lengths) if isinstance(x, Steps) else Vectors(z.float())
+
+# %% ../nbs/07_clips.ipynb #d1ee6cfe
+def in_order(
+    x: Vectors | Steps, # with columns called `names`
+    names: tuple[str, ...], # none where they are unknown
+    wanted: tuple[str, ...], # the order to bring them into; none: as they are
+    file: str, # for the message
+    modality: str, # for the message
+) -> Vectors | Steps:
+    "The columns in another order, if they are the same ones."
+    if tuple(names) == tuple(wanted) or not wanted: return x
+    if len(set(names)) < len(names) or set(names) != set(wanted):
+        raise DataError.at(file, "", modality, f"columns {few(names)}" if names else "columns without names", f"the columns {few(wanted)}")
+    return replace(x, values=x.values[..., [names.index(name) for name in wanted]])
 
 # %% ../nbs/07_clips.ipynb #0371a3e6
 def write_atomic(
