@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'BOUNDS', 'Texts', 'Vectors', 'Steps', 'Tokens', 'sequences', 'kind_of', 'Split', 'video_of', 'Clips',
-           'DataError', 'few', 'group_splits', 'column_moments', 'in_deviations', 'scaled', 'in_order', 'write_atomic',
-           'synthetic_clips']
+           'DataError', 'few', 'Caution', 'noted', 'one_sided', 'group_splits', 'column_moments', 'in_deviations',
+           'scaled', 'in_order', 'write_atomic', 'synthetic_clips']
 
 # %% ../nbs/07_clips.ipynb #5614fe05
 import os
@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from jaxtyping import Float, Int
@@ -162,6 +163,26 @@ def few(
     "Names for a message."
     names = [str(name)[:30] for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+
+# %% ../nbs/07_clips.ipynb #73640264
+class Caution(UserWarning):
+    "What is odd about a source, in one line."
+
+def noted(
+    clips: Clips, # any source
+    *lines: str, # what is odd about them
+) -> Clips: # with those lines in `notes`
+    "Warn of what is not yet in the notes."
+    for line in (new := [line for line in lines if line not in clips.notes]): warn(line, Caution, stacklevel=3)
+    return replace(clips, notes=(*clips.notes, *new)) if new else clips
+
+def one_sided(
+    y: Float[Tensor, " n"], # labels of train
+) -> str: # a line, or ""
+    "Labels of which none is negative, or none positive: the sign is no class then, and generated labels don't move."
+    low, high = float(y.min()), float(y.max())
+    if len(y) < 10 or low == high or low < 0 < high: return ""
+    return f"labels: all from {low:g} to {high:g}, on one side of 0, where positive and negative part; move the neutral label to 0 (centre=…)"
 
 # %% ../nbs/07_clips.ipynb #b2c3d875
 def group_splits(

@@ -43,7 +43,7 @@ from dmsil.clips import (
 )
 from .corpora import open_clips, word_rhythm
 from .pickles import checked_clips, map_npy
-from .tables import read_table
+from .tables import clips_from_table, read_table
 
 # %% ../nbs/11_recordings.ipynb #16f95e2c
 def _bad(file: str | Path, where: str, found, expected) -> DataError: # one line
@@ -740,11 +740,20 @@ def recorded_clips(
     return checked_clips(Clips(where.stem, *map(part, rows.values()), notes=notes, scale=scale, columns=columns), where.name)
 
 # %% ../nbs/11_recordings.ipynb #b0b23cc6
+def _arrays(words: tuple[str, ...]) -> dict[str, str]:
+    "`audio=a.npy` as a name and a file."
+    for word in words:
+        if not re.fullmatch(r"\w+=.+", word): raise DataError.at("arrays", "", "", word, "a modality and its file, such as audio=a.npy")
+    return dict(word.split("=", 1) for word in words)
+
 def open_data(
-    data: str | Path, # as in `open_clips`; or a folder of recordings, or one ending in .safetensors
+    data: str | Path, # as in `open_clips`; a CSV table; or a folder of recordings, or one ending in .safetensors
     scale: dict | None = None, # of recordings, as in `recorded_clips`
+    arrays: tuple[str, ...] = (), # beside a CSV table, such as "audio=a.npy": their columns get mean 0 and deviation 1 over train
     **options, # as in `open_clips`
 ) -> Clips:
-    "Clips from any source, recordings among them."
+    "Clips from any source, recordings and tables among them."
+    if Path(data).suffix.lower() == ".csv": return clips_from_table(data, _arrays(arrays), standardise=bool(arrays), **options)
+    if arrays: raise DataError.at(Path(data).name, "", "arrays", few(arrays), "a CSV table that they belong to")
     recorded = str(data) not in ("mosi", "synthetic") and (Path(data).is_dir() or Path(data).suffix == ".safetensors")
     return recorded_clips(data, scale) if recorded else open_clips(data, **options)

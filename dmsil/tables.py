@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, column_moments, few, group_splits, in_deviations
-from .pickles import MOST, Fields, Refused, map_npy, read_floats, read_npy, read_steps
+from .pickles import MOST, Fields, Refused, map_npy, padded, read_floats, read_npy, read_steps
 
 # %% ../nbs/10_tables.ipynb #b31c0429
 def _delimiter(heading: str) -> str: # a comma, unless another is more frequent outside quotes
@@ -75,7 +75,20 @@ class _Lines:
         return DataError.at(self.file, "", f"line {self.at[row]}, {self.names[role]}", found, expected)
 
 # %% ../nbs/10_tables.ipynb #e6c49f9d
-def _lines(path: Path, columns: dict[str, str | None]) -> _Lines:
+def _with_id(path: Path, head: list[str], records: list, names: dict, notes: list[str]) -> tuple[list[str], list]:
+    "The table with one column for an id that stands in several, such as video_id and clip_id."
+    given = names.get("id", "id" if "id" in head else ("video_id", "clip_id") if {"video_id", "clip_id"} <= set(head) else "id")
+    if given == "clip_id" and "video_id" in head and head.count(given) == 1:
+        cells = [record[head.index(given)] for _, record in records]
+        if len(set(cells)) < len(cells): given = ("video_id", "clip_id") # they count within a video
+    if isinstance(given, str): return head, records
+    for name in given:
+        if head.count(name) != 1: raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
+    names["id"] = " and ".join(given)
+    notes.append(f"id: {names['id']} joined")
+    return [*head, names["id"]], [(line, [*cells, "_".join(cells[head.index(name)] for name in given)]) for line, cells in records]
+
+def _lines(path: Path, columns: dict[str, str | tuple[str, ...] | None], notes: list[str]) -> _Lines:
     "The columns that mean something, by what they are for."
     for role in columns:
         if role not in _ROLES and not role.startswith("label_"): raise ValueError(f"columns: {role!r} is none of {few(_ROLES)} or label_…")
@@ -84,6 +97,7 @@ def _lines(path: Path, columns: dict[str, str | None]) -> _Lines:
     if not records: raise DataError.at(path.name, "", "", f"{min(len(head), 1)} lines", "a heading and a line for each clip")
     names = {name: name for name in head if name in _ROLES or name.startswith("label_")} | columns
     names = {role: name for role, name in names.items() if name is not None}
+    head, records = _with_id(path, head, records, names, notes)
     for role in dict.fromkeys(("id", "label", *names)):
         name = names.get(role, role)
         if head.count(name) != 1: raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
@@ -99,14 +113,15 @@ def _ids(lines: _Lines) -> tuple[str, ...]:
         if first.setdefault(clip, row) != row: raise lines.error(row, "id", f"{clip}, as on line {lines.at[first[clip]]}", "each clip once")
     return tuple(first)
 
-def _scores(lines: _Lines, role: str, bound: float) -> Float[Tensor, " n"]:
-    "A column of labels."
+def _scores(lines: _Lines, role: str, bound: float, centre: float = 0.0) -> Float[Tensor, " n"]:
+    "A column of labels, the neutral one moved to 0."
+    near = f"a label within ±{bound:g}" + (f" of {centre:g}" if centre else "")
     for row, cell in enumerate(lines.cells[role]):
         try: y = lines.number(cell)
         except ValueError: y = math.nan
         if not math.isfinite(y): raise lines.error(row, role, repr(cell), "a number such as -1.5")
-        if abs(y) > bound: raise lines.error(row, role, cell, f"a label within ±{bound:g}")
-    return torch.tensor([lines.number(cell) for cell in lines.cells[role]])
+        if abs(y - centre) > bound: raise lines.error(row, role, cell, near)
+    return torch.tensor([lines.number(cell) - centre for cell in lines.cells[role]])
 
 # %% ../nbs/10_tables.ipynb #eee5a9f1
 def _split_of(lines: _Lines, shares: tuple[float, float, float], seed: int) -> list[str]:
@@ -163,6 +178,9 @@ def _file_parts(path: Path, modality: str) -> dict: # values and, where they are
     if path.suffix not in _READERS: raise DataError.at(path.name, "", modality, f"a file ending in {path.suffix!r}", few(_READERS))
     if not path.is_file(): raise DataError.at(path.name, "", modality, "no such file", "a readable file")
     try: return _READERS[path.suffix](path)
+    except ValueError as error:
+        if "object" not in str(error): raise DataError.at(path.name, "", modality, f"a damaged {path.suffix[1:]} ({error})", "a whole one") from None
+        raise DataError.at(path.name, "", modality, "an array of objects", "numbers: .npz with values and lengths, or a list of arrays in memory") from None
     except Refused as error: raise DataError.at(path.name, "", modality, error.found, error.expected) from None
     except Exception as error: # whatever a damaged byte leads to
         raise DataError.at(path.name, "", modality, f"a damaged {path.suffix[1:]} ({type(error).__name__}: {error})", "a whole one") from None
@@ -172,20 +190,18 @@ def _plain(x) -> np.ndarray:
     if isinstance(x, Tensor): x = x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype).numpy()
     return np.asarray(x)
 
-def _given_parts(given, modality: str) -> dict: # as `_file_parts`
+def _given_parts(given, modality: str, table: Fields) -> dict: # as `_file_parts`
     "The arrays of what was given in memory: an array, an array and its lengths, or a list of sequences."
     if isinstance(given, tuple):
         if len(given) != 2: raise DataError.at("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
         return {"values": _plain(given[0]), "lengths": _plain(given[1])}
-    if not isinstance(given, list) or not given or np.ndim(given[0]) < 2: return {"values": _plain(given)}
-    rows, d = [_plain(row) for row in given], np.shape(given[0])[-1]
-    for k, row in enumerate(rows):
-        if row.ndim != 2 or not len(row) or row.shape[1] != d or row.dtype.kind not in "iuf":
-            raise DataError.at("arrays", "", modality, f"shape {row.shape} of {row.dtype} in row {k}", f"(steps, {d}) of numbers, as in row 0")
-    lengths = np.array([len(row) for row in rows])
-    values = np.zeros((len(rows), lengths.max(), d), np.float32)
-    for k, row in enumerate(rows): values[k, :len(row)] = row
-    return {"values": values, "lengths": lengths}
+    rows = list(given) if isinstance(given, list) or getattr(given, "dtype", None) == object else []
+    shapes = {np.shape(row) for row in rows if row is not None}
+    if len(shapes) > 1 or any(row is None for row in rows) or max(map(len, shapes), default=0) > 1:
+        return padded(table, modality, [None if row is None else _plain(row) for row in rows])
+    values = _plain(given)
+    if values.dtype == object: values = np.stack([_plain(row) for row in rows])
+    return {"values": values[:, None] if values.ndim == 1 and values.dtype.kind in "iuf" else values}
 
 # %% ../nbs/10_tables.ipynb #35683107
 def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str]) -> dict:
@@ -206,37 +222,40 @@ def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str
     return {part: x[order] if np.ndim(x) and len(x) == len(ids) else x for part, x in parts.items() if part != "ids"}
 
 # %% ../nbs/10_tables.ipynb #cfd28868
-def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]) -> Vectors | Steps:
-    "One modality of a table, from memory or a file."
+def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]) -> tuple[Vectors | Steps, Tensor]:
+    "One modality of a table, from memory or a file, and which of its numbers are numbers."
     if not modality.isidentifier() or modality in ("fusion", *(("text",) if "text" in lines.cells else ())):
         raise DataError.at("arrays", "", "names", repr(modality), "a name such as voice; fusion, and text if the table has one, are taken")
     path = Path(given) if isinstance(given, str | Path) else None
-    file, parts = (path.name, _file_parts(path, modality)) if path else ("arrays", _given_parts(given, modality))
+    told, file = [], path.name if path else "arrays"
+    parts = _file_parts(path, modality) if path else _given_parts(given, modality, Fields(file, "", {}, clean, told))
     values = parts["values"]
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or 0 in values.shape[1:]:
         raise DataError.at(file, "", modality, f"shape {np.shape(values)}", "(n, d), or (n, L, d) for sequences")
-    parts, told = _by_id(parts, lines, file, modality, notes), []
+    parts = _by_id(parts, lines, file, modality, notes)
     fields = {modality: parts["values"]} | ({f"{modality}_lengths": parts["lengths"]} if "lengths" in parts else {})
     table = Fields(file, "", fields, clean, told, rows=len(lines.at))
     x = read_steps(table, modality) if values.ndim == 3 else Vectors(read_floats(table, modality, "(n, d)"))
     notes += [note.removeprefix(".") for note in told]
-    return x
+    return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32)))
 
 # %% ../nbs/10_tables.ipynb #065aa185
-def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], cut: float = 5.0) -> Vectors | Steps:
-    "Mean 0 and deviation 1 over the steps of train, cut at `cut` deviations; a column that never moves there becomes 0."
-    within = lambda x: torch.arange(x.values.shape[1]) < x.lengths[:, None]
-    seen = x.take(train)
-    z = in_deviations(x.values, *column_moments(seen.values[within(seen)] if isinstance(x, Steps) else seen.values), cut).float()
-    return Steps(z * within(x)[..., None], x.lengths) if isinstance(x, Steps) else Vectors(z)
+def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], real: Tensor, cut: float = 5.0) -> Vectors | Steps:
+    "Mean 0 and deviation 1 over the steps of train, cut at `cut` deviations; a column that never moves there, and what is missing, becomes 0."
+    known = real if isinstance(x, Vectors) else real & (torch.arange(x.values.shape[1]) < x.lengths[:, None])[..., None]
+    columns = [values[there] for values, there in zip(x.values[train].flatten(0, -2).T, known[train].flatten(0, -2).T, strict=True)]
+    moments = [column_moments(column[:, None] if len(column) else torch.zeros(1, 1)) for column in columns]
+    z = in_deviations(x.values, *(torch.cat(part) for part in zip(*moments, strict=True)), cut).float().where(known, 0)
+    return Steps(z, x.lengths) if isinstance(x, Steps) else Vectors(z)
 
 # %% ../nbs/10_tables.ipynb #aeda7876
 def clips_from_table(
     table: str | Path, # a CSV file with a heading: id, label; text; split or group; label_<modality>
-    arrays: dict | None = None, # by modality: (n, d), (n, L, d), (values, lengths), a list of (L, d), or the path of a .npy, .npz or .h5
-    columns: dict[str, str | None] | None = None, # names in the file where they are others: {"text": "transcript"}; None: leave it out
+    arrays: dict | None = None, # by modality: (n, d), (n, L, d), (values, lengths), a list of (L, d) or (L,), or the path of a .npy, .npz or .h5
+    columns: dict[str, str | tuple[str, ...] | None] | None = None, # other names in the file: {"text": "transcript", "id": ("video", "clip")}; None: leave it out
     dataset: str = "mosi", # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
-    bound: float | None = None, # labels lie within ±bound; None: that of the data set, 3 or 1
+    bound: float | None = None, # labels lie within ±bound of the centre; None: that of the data set, 3 or 1
+    centre: float = 0.0, # the label that is neither negative nor positive; it becomes 0
     standardise: bool = False, # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5
     clean: bool = False, # True: NaN and ±inf in arrays become 0, lengths are forced into the array; see `notes`
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2), # of train, valid and test, where groups are dealt out
@@ -244,17 +263,19 @@ def clips_from_table(
 ) -> Clips:
     "Clips from a table of transcripts and labels, and arrays of any modalities."
     if dataset not in BOUNDS: raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
-    lines, notes, bound = _lines(Path(table), columns or {}), [], bound or BOUNDS[dataset]
-    ids, labels, split = _ids(lines), _scores(lines, "label", bound), _split_of(lines, shares, seed)
+    notes, bound = [], bound or BOUNDS[dataset]
+    lines = _lines(Path(table), columns or {}, notes)
+    ids, labels, split = _ids(lines), _scores(lines, "label", bound, centre), _split_of(lines, shares, seed)
     rows = {name: torch.tensor([row for row, part in enumerate(split) if part == name]) for name in SPLITS}
     inputs = {s: _modality(given, lines, s, clean, notes) for s, given in (arrays or {}).items()}
-    if standardise: inputs = {s: _standard(x, rows["train"]) for s, x in inputs.items()}
+    inputs = {s: _standard(x, rows["train"], real) if standardise else x for s, (x, real) in inputs.items()}
     if "text" in lines.cells: inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
-    unimodal = {role.removeprefix("label_"): _scores(lines, role, bound) for role in lines.cells if role.startswith("label_")}
+    unimodal = {role.removeprefix("label_"): _scores(lines, role, bound, centre) for role in lines.cells if role.startswith("label_")}
     for s in unimodal:
         if s not in inputs: raise DataError.at(lines.file, "", lines.names[f"label_{s}"], f"a label of {s}", f"a modality: {few(inputs)}")
-    if not inputs: raise DataError.at(lines.file, "", "heading", "no text, and no arrays", "at least one modality")
-    if standardise: notes.append("arrays: mean 0 and deviation 1 over train, cut at ±5")
+    if not inputs: raise DataError.at(lines.file, "", "heading", "no text, and no arrays", "at least one modality; in a shell, --arrays audio=a.npy")
+    if standardise: notes.append("arrays: mean 0 and deviation 1 over train, cut at ±5; what is missing is left out of both, and 0")
+    if centre: notes.append(f"labels: moved by {-centre:g}")
     if "split" not in lines.cells: notes.append(f"splits: groups dealt out with seed {seed}")
     def part(r):
         own = {s: y[r] for s, y in unimodal.items()}
