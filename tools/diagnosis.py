@@ -31,7 +31,7 @@ from dmsil.training import Trainer, predict, train_epoch
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "diagnosis.json"
 NAMES = ("text", "audio", "vision")
-EPOCHS = 12
+EPOCHS = 8
 BASE = {"measure": "kappa", "strength": 0.3, "whitening": 0.1, "floor": 0.1}
 WHITE = {"pairs": {pair: 0.0 for pair in combinations(NAMES, 2)}}  # kappa's weight is 0, whitening's stays
 ARMS = {
