@@ -206,9 +206,14 @@ def kappa(
     return _cosine(_u_overlap(A, B), aa, bb, nothing).clamp(-1, 1).to(D_a.dtype)
 
 # %% ../nbs/00_covariance.ipynb #ddf04af8
+def _shrinkage(epsilon: float) -> float: # ε, or a ValueError
+    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    if epsilon < 1e-12: raise ValueError(f"epsilon needs to be at least 1e-12, or double precision loses it; got {epsilon}")
+    return epsilon
+
 def _solved(Z: Tensor, epsilon: float) -> Tensor:
     "Y = Z((1−ε)ZᵀZ + εI)⁻¹, solved on the smaller side of Z."
-    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    epsilon = _shrinkage(epsilon)
     wide = Z.shape[0] < Z.shape[1]
     S = (1 - epsilon) * (Z @ Z.T if wide else Z.T @ Z)
     L = torch.linalg.cholesky_ex(S + epsilon * torch.eye(len(S), dtype=S.dtype, device=S.device)).L
@@ -219,7 +224,7 @@ def _solved(Z: Tensor, epsilon: float) -> Tensor:
 def rho2(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
     D_b: Float[Tensor, "n d_b"],  # features of the other, of any width
-    epsilon: float = 0.1,  # ε in (0, 1), how far the correlation matrix is shrunk
+    epsilon: float = 0.1,  # ε from 1e-12 to below 1, how far the correlation matrix is shrunk
 ) -> Float[Tensor, ""]:  # in [0, 1); constant features count as 0
     "Mean squared canonical correlation, Σρ_i²/min(d_a, d_b), of the correlation matrix shrunk by ε."
     (n, a), b = D_a.shape, D_b.shape[1]
@@ -241,10 +246,10 @@ def _logdet(Z: Tensor, epsilon: float) -> Tensor:
 def gaussian(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
     D_b: Float[Tensor, "n d_b"],  # features of the other, of any width
-    epsilon: float = 0.1,  # ε in (0, 1), how far the correlation matrix is shrunk
+    epsilon: float = 0.1,  # ε from 1e-12 to below 1, how far the correlation matrix is shrunk
 ) -> Float[Tensor, ""]:  # nats, in [0, ½ min(d_a, d_b) ln(1/ε)]; constant features count as 0
     "Mutual information −½Σln(1−ρ_i²) of the Gaussian with the features' correlation matrix, shrunk by ε."
-    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    epsilon = _shrinkage(epsilon)
     Z_a, Z_b = _double(_standardised(D_a)), _double(_standardised(D_b))
     apart = _logdet(Z_a, epsilon) + _logdet(Z_b, epsilon)
     return ((apart - _logdet(torch.cat([Z_a, Z_b], 1), epsilon)) / 2).clamp(min=0).to(D_a.dtype)
