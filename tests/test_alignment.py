@@ -270,6 +270,7 @@ def test_options_refused():
         with pytest.raises(ValueError, match="whitening"): ModalAlignment({TA: 1}, whitening=whitening)
     for epsilon in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match="epsilon"): ModalAlignment({TA: 1}, epsilon=epsilon)
+    with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, .* got 1e-17$"): ModalAlignment({TA: 1}, epsilon=1e-17)
 
 
 def test_features_refused():
