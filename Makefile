@@ -45,7 +45,7 @@ mosi: .venv/.dev
 
 # Speed and memory beside MMSA, which gets an environment of its own (.venv-mmsa), into results/benchmark.json; half an hour.
 bench: .venv/.user
-	$(BIN)/dmsil bench --threads 1
+	$(BIN)/python tools/benchmark.py --threads 1
 
 # What a GPU has to show (the pages' GPU cells, agreement with the CPU, waiting, speed, memory), into results/gpu.json; eight minutes.
 gpu: .venv/.user

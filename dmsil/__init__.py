@@ -7,14 +7,18 @@ _HOME = {
     "covariance": ("kappa", "coral"),
     "alignment": ("ModalAlignment", "AlignmentTerms"),
     "labels": ("LabelGenerator",),
+    "posterior": ("Prior", "posterior_labels"),
     "synthetic": ("Simulation", "SyntheticConfig"),
-    "data": ("Clips", "DataError", "clips_from_table", "load_clips", "load_mosi", "open_clips", "save_clips", "synthetic_clips"),
+    "clips": ("Clips", "DataError", "synthetic_clips"),
+    "pickles": ("load_clips", "save_clips"),
+    "corpora": ("load_mosi", "open_clips"),
+    "tables": ("clips_from_table",),
     "model": ("ModelConfig", "MultimodalModel"),
     "objective": ("multitask_loss",),
     "metrics": ("sentiment_metrics",),
-    "information": ("information_report",),
-    "posterior": ("Prior", "posterior_labels"),
-    "training": ("Preset", "Run", "TrainConfig", "evaluate", "fit", "load_model", "predict", "preset"),
+    "checkpoints": ("load_model",),
+    "training": ("Preset", "Run", "TrainConfig", "evaluate", "fit", "predict", "preset"),
+    "report": ("information_report",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *_MODULE]

@@ -4,19 +4,20 @@ import json
 import sys
 from pathlib import Path
 
+import benchmark as bench
 import pytest
 import torch
 
-from dmsil import benchmark as bench
-from dmsil.data import Split, Steps, Vectors, load_clips
+from dmsil.clips import Split, Steps, Vectors
 from dmsil.model import Spec
+from dmsil.pickles import load_clips
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_its_module_needs_torch_and_numpy_alone():
     "MMSA's interpreter imports it, and has nothing else of ours."
-    for node in ast.parse((ROOT / "dmsil" / "benchmark.py").read_text(encoding="utf-8")).body:
+    for node in ast.parse((ROOT / "tools" / "benchmark.py").read_text(encoding="utf-8")).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "sys")]
         assert all(name.split(".")[0] in {*sys.stdlib_module_names, "numpy", "torch"} for name in names)
 

@@ -16,8 +16,8 @@ import torch
 from conftest import refused
 
 import dmsil
+from dmsil.clips import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
 from dmsil.combinations import Grid, GridConfig, Stack, detectable, flip_max_t, grid, holm, load_grid, paired_t, sign_patterns
-from dmsil.data import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
 from dmsil.model import ModelConfig
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

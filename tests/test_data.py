@@ -1,4 +1,4 @@
-"07_data: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
+"07_clips to 09_corpora: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
 import codecs
 import copyreg
 import csv
@@ -22,24 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmsil import data
-from dmsil.data import (
-    MOSI_FILES,
-    TIMING,
-    Clips,
-    DataError,
-    Split,
-    Steps,
-    Texts,
-    Tokens,
-    Vectors,
-    fetch,
-    load_clips,
-    load_mmmo,
-    load_mosi,
-    open_clips,
-    synthetic_clips,
-)
+from dmsil import corpora, pickles
+from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips
+from dmsil.corpora import MOSI_FILES, TIMING, fetch, load_mmmo, load_mosi, open_clips
+from dmsil.pickles import load_clips
 
 
 def corpus(sizes=(9, 4, 5), L=4, seed=0) -> dict:
@@ -135,7 +121,7 @@ def test_synthetic_clips():
        protocol=st.integers(0, 5), order=st.sampled_from("CF"))
 def test_arrays_come_back(array, protocol, order):
     array = np.array(array, order=order)
-    found = data._unpickle(pickle.dumps({"x": array}, protocol), "f")["x"].values()
+    found = pickles.unpickle(pickle.dumps({"x": array}, protocol), "f")["x"].values()
     assert found.dtype == array.dtype and found.shape == array.shape
     assert np.array_equal(found, array, equal_nan=array.dtype.kind == "f")
 
@@ -147,7 +133,7 @@ PLAIN = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow
 @settings(max_examples=40, deadline=None)
 @given(value=PLAIN, protocol=st.integers(0, 5))
 def test_plain_containers_come_back(value, protocol):
-    assert data._unpickle(pickle.dumps(value, protocol), "f") == value
+    assert pickles.unpickle(pickle.dumps(value, protocol), "f") == value
 
 
 def test_objects_that_are_plain_after_all():
@@ -155,8 +141,8 @@ def test_objects_that_are_plain_after_all():
     honest = {"o": OrderedDict(a=1), "s": {1, "a"}, "f": frozenset("ab"), "n": np.float64(0.1), "i": np.int16(-3), "u": np.str_("ü"),
         "b": np.bool_(True)}
     for protocol in range(6):
-        assert data._unpickle(pickle.dumps(honest, protocol), "f") == {**honest, "o": {"a": 1}}
-    texts = data._unpickle(pickle.dumps(np.array(["ü", "long enough"], object)), "f")
+        assert pickles.unpickle(pickle.dumps(honest, protocol), "f") == {**honest, "o": {"a": 1}}
+    texts = pickles.unpickle(pickle.dumps(np.array(["ü", "long enough"], object)), "f")
     assert texts.values() == ["ü", "long enough"]
 
 
@@ -164,7 +150,7 @@ def test_both_numpys_names_are_read():
     now = pickle.dumps({"x": np.arange(3.0), "y": np.float32(2)}, 2)
     assert b"numpy._core.multiarray" in now or b"numpy.core.multiarray" in now
     for core in (b"numpy.core.", b"numpy._core."):
-        found = data._unpickle(re.sub(rb"numpy\._?core\.", core, now), "f")
+        found = pickles.unpickle(re.sub(rb"numpy\._?core\.", core, now), "f")
         assert found["x"].values().tolist() == [0, 1, 2] and found["y"] == 2
 
 
@@ -539,7 +525,7 @@ def test_mosi_audio_equals_the_joined_features(mosi, segments, mosi_folder):
 
 
 def test_mosi_words_equal_the_joined_words(mosi_folder):
-    found = data._mosi_words(mosi_folder / "upstream" / "CMU_MOSI_ModifiedTimestampedWords.csd")
+    found = corpora._mosi_words(mosi_folder / "upstream" / "CMU_MOSI_ModifiedTimestampedWords.csd")
     with open(mosi_folder / "words.csv", encoding="utf-8", newline="") as opened: rows = list(csv.DictReader(opened))
     flat = [(video, start, end, word) for video, (words, spans) in found.items()
             for word, (start, end) in zip(words, spans.tolist(), strict=True)]
@@ -550,7 +536,7 @@ def test_mosi_words_equal_the_joined_words(mosi_folder):
 
 
 def test_mosi_timing_lies_where_the_segments_are(mosi, segments, mosi_folder):
-    words = data._mosi_words(mosi_folder / "upstream" / "CMU_MOSI_ModifiedTimestampedWords.csd")
+    words = corpora._mosi_words(mosi_folder / "upstream" / "CMU_MOSI_ModifiedTimestampedWords.csd")
     timing = merged(mosi, lambda s: [x[:k].numpy() for x, k in zip(s.inputs["timing"].values, s.inputs["timing"].lengths, strict=True)])
     same = near = 0
     for row in segments:
@@ -565,7 +551,7 @@ def test_mosi_timing_lies_where_the_segments_are(mosi, segments, mosi_folder):
 
 def test_timing_columns():
     words, spans = ["sp", "so", "good", "sp", "sp", "yes"], np.array([[0, 1], [1, 1.2], [1.2, 1.8], [1.8, 2], [2, 2.5], [2.6, 3.0]])
-    x = dict(zip(TIMING, data._timing(words, spans + 7).T, strict=True))
+    x = dict(zip(TIMING, corpora.word_rhythm(words, spans + 7).T, strict=True))
     assert x["pause"].tolist() == [1, 0, 0, 1, 1, 0] and np.allclose(x["duration"], np.log(np.array([1, 0.2, 0.6, 0.2, 0.5, 0.4]) / 0.2))
     assert np.allclose(np.expm1(x["gap"]), [0, 1, 0, 0, 0, 0.8]) and np.allclose(x["letters"], [0, 0.4, 0.8, 0, 0, 0.6])
     assert np.allclose(x["rate"], [0, 0.5, 1 / 3, 0, 0, 0.375]) and np.allclose(x["relative"],
@@ -602,7 +588,7 @@ def test_a_damaged_cache_is_mended(mosi_folder, tmp_path):
 def test_sources_table_is_the_public_one(mosi_folder):
     with open(mosi_folder / "upstream" / "SOURCES.csv", encoding="utf-8", newline="") as opened:
         rows = {row["file"]: row for row in csv.DictReader(opened)}
-    for file, (digest, url) in (MOSI_FILES | data.MOSI_VISION).items(): assert (digest, url) == (rows[file]["sha256"], rows[file]["url"])
+    for file, (digest, url) in (MOSI_FILES | corpora.MOSI_VISION).items(): assert (digest, url) == (rows[file]["sha256"], rows[file]["url"])
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):

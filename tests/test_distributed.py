@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-import dmsil.training as training
-from dmsil.data import DataError, Split, Steps, Vectors, synthetic_clips
-from dmsil.training import Ranks, Trainer, changed, fit, forward_backward, predict, preset, train_epoch
+from dmsil import checkpoints, processes, training
+from dmsil.clips import DataError, Split, Steps, Vectors, synthetic_clips
+from dmsil.processes import Ranks
+from dmsil.training import Trainer, changed, fit, forward_backward, predict, preset, train_epoch
 
 gloo = dist.is_available() and dist.is_gloo_available()
 pytestmark = pytest.mark.skipif(not gloo, reason="this torch was built without gloo")
@@ -91,8 +92,8 @@ def furthest(a: dict, b: dict) -> float:
 def works(folder: Path) -> None:
     "One of several processes that do everything."
     torch.set_default_dtype(torch.float64)
-    ranks, written, write = training.join("cpu"), [], training.write_atomic
-    training.write_atomic = lambda path, call: (written.append(Path(path).name), write(path, call))
+    ranks, written, write = processes.join("cpu"), [], checkpoints.write_atomic
+    checkpoints.write_atomic = lambda path, call: (written.append(Path(path).name), write(path, call))
     seen = {name: observe(config, ranks) for name, config in CASES.items()}
     seen["predictions"] = predict(Trainer(clips(), CASES["no labels"]).model, clips().test, ranks=ranks)[0]
     seen["fit"] = outcome(small_fit(4))
@@ -110,7 +111,7 @@ def works(folder: Path) -> None:
 
 def breaks(folder: Path, how: str) -> None:
     "Two processes, of which the second stops in the middle of an epoch."
-    training.SILENCE, step, seen = (60 if how == "fails" else 8), training.forward_backward, []
+    processes.SILENCE, step, seen = (60 if how == "fails" else 8), training.forward_backward, []
 
     def stopping(run, *parts, share=1.0):
         seen.append(1)

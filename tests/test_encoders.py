@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from dmsil.data import Tokens
+from dmsil.clips import Tokens
 from dmsil.encoders import TextEncoder, embed
 
 transformers = pytest.importorskip("transformers")

@@ -14,10 +14,12 @@ import torch
 from safetensors import SafetensorError
 
 import dmsil
-from dmsil import DataError, ModelConfig, fit, load_clips, training
-from dmsil.data import fetch, synthetic_clips
-from dmsil.information import information_report
-from dmsil.training import STATE, preset, read_tree, write_tree
+from dmsil import DataError, fit, load_clips, training
+from dmsil.checkpoints import read_tree, write_tree
+from dmsil.clips import synthetic_clips
+from dmsil.corpora import fetch
+from dmsil.report import information_report
+from dmsil.training import STATE, preset
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

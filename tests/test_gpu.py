@@ -98,11 +98,11 @@ def test_what_does_not_wait_is_left_alone():
 
 
 def test_a_step_that_waits_is_named(tmp_path, monkeypatch):
-    import dmsil.data
+    import dmsil.clips
 
     setup = gpu.Setup(torch.device("cpu"), gpu.SMALL, 1, scratch=tmp_path)
     run = gpu.made(setup, gpu.drawn_clips(setup, 32), frozen=True)
-    monkeypatch.setattr(dmsil.data.Vectors, "take", lambda self, rows: dmsil.data.Vectors(self.values[rows.to(self.values.device)]))
+    monkeypatch.setattr(dmsil.clips.Vectors, "take", lambda self, rows: dmsil.clips.Vectors(self.values[rows.to(self.values.device)]))
     found = gpu.waits_of(run, lambda: gpu.step(run, torch.arange(16)))
     assert any("a copy that blocks" in line for line in found)
 

@@ -13,17 +13,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import dmsil
-from dmsil import information as info
-from dmsil.data import video_of
-from dmsil.information import (
-    discrete_split,
-    information_report,
-    joint_bounds,
-    least_informative,
-    neighbour_information,
-    pair_information,
-    verdict,
-)
+from dmsil import interactions, pairs
+from dmsil.clips import video_of
+from dmsil.interactions import discrete_split, joint_bounds, least_informative
+from dmsil.pairs import neighbour_information, pair_information, verdict
+from dmsil.report import information_report
 from dmsil.synthetic import Simulation, SyntheticConfig, label_information
 
 WORLD = Simulation(SyntheticConfig(nonlinear=False))
@@ -45,7 +39,7 @@ def report(sample):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=60, max_size=150), st.integers(0, 10**6))
 def test_groups_are_dealt_whole_and_evenly(groups, seed):
-    deal = info._Deal(len(groups), groups, 3, seed)
+    deal = pairs._Deal(len(groups), groups, 3, seed)
     largest = max(map(groups.count, set(groups)))
     sizes = torch.bincount(deal.fold, minlength=3)
     assert sizes.max() - sizes.min() <= largest
@@ -55,7 +49,7 @@ def test_groups_are_dealt_whole_and_evenly(groups, seed):
 
 
 def test_a_resample_weighs_whole_groups():
-    deal = info._Resampled(6, list("aabbcc"), 3, 500, 0)
+    deal = pairs.Resampled(6, list("aabbcc"), 3, 500, 0)
     x = torch.tensor([1.0, 1, 2, 2, 3, 3], dtype=torch.double)
     assert set(deal.means(x).mul(3).round().tolist()) <= set(range(3, 10)) and torch.equal(deal.times.sum(1), torch.full((500,), 3.0).double())
     assert deal.means(x[:, None])[:, 0].tolist() == pytest.approx(deal.means(x).tolist())
@@ -63,8 +57,8 @@ def test_a_resample_weighs_whole_groups():
 
 def test_shuffles_are_permutations_and_rotations_keep_neighbours():
     groups = [k % 5 for k in range(50)]
-    for deal in (info._Deal(50, None, 5, 0), info._Deal(50, groups, 5, 0)):
-        rows = info._shuffles(deal, 20, 3)
+    for deal in (pairs._Deal(50, None, 5, 0), pairs._Deal(50, groups, 5, 0)):
+        rows = pairs._shuffles(deal, 20, 3)
         assert all(sorted(row.tolist()) == list(range(50)) for row in rows)
     order = deal.group.argsort(stable=True)
     place = order.argsort()
@@ -86,10 +80,10 @@ def test_no_more_than_five_percent_of_independent_pairs_exceed_their_null():
 def test_white_features_are_white_on_the_fit_and_dead_columns_go():
     X = torch.randn(200, 6, generator=torch.Generator().manual_seed(1), dtype=torch.double)
     X = torch.cat([1e6 * X[:, :3] + 1e8, 1e-6 * X[:, 3:], X[:, :1] - X[:, 1:2], torch.ones(200, 2)], 1)
-    W, cut = info._white(X, torch.arange(150))
+    W, cut = pairs._white(X, torch.arange(150))
     assert W.shape == (200, 6) and not cut
     assert torch.allclose(W[:150].T @ W[:150] / 149, torch.eye(6, dtype=torch.double), atol=1e-6)
-    W, cut = info._white(torch.randn(60, 40), torch.arange(48))
+    W, cut = pairs._white(torch.randn(60, 40), torch.arange(48))
     assert W.shape == (60, 3) and cut
 
 
@@ -120,12 +114,12 @@ def test_linear_maps_and_order_change_nothing(sample):
 def test_the_formula_of_the_bias_is_the_mean_of_the_null(d_a, d_b):
     g = torch.Generator().manual_seed(3)
     D_a, D_b = torch.randn(400, d_a, generator=g), torch.randn(400, d_b, generator=g).exp()
-    deal = info._Resampled(400, None, 5, 50, 0)
-    white, _ = info._whitened({"a": D_a, "b": D_b}, deal)
-    read = info._reading(white["a"], white["b"], deal, 400)
+    deal = pairs.Resampled(400, None, 5, 50, 0)
+    white, _ = pairs.whitened({"a": D_a, "b": D_b}, deal)
+    read = pairs.cross_fitted(white["a"], white["b"], deal, 400)
     assert read.null[0].mean().item() == pytest.approx(read.bias, rel=0.15, abs=0.002) and read.bias < 0
     i, null, strength = read.best()
-    assert strength in info.SHRINKAGE and null.shape == (400,) and i.mean() == max((read.i - read.null.mean(1, keepdim=True)).mean(1))
+    assert strength in pairs.SHRINKAGE and null.shape == (400,) and i.mean() == max((read.i - read.null.mean(1, keepdim=True)).mean(1))
     alone = pair_information(D_a, D_b, permutations=0, resamples=50)
     assert math.isnan(alone.null95) and alone.strength == 1 and alone.clipwise.mean() == pytest.approx((read.i[0].mean() - read.bias).item(), abs=1e-9)
 
@@ -198,8 +192,8 @@ def test_the_least_informative_table_where_scaling_in_turns_stalls():
     p = table(4, 3, 2, 29972)
     q = least_informative(p)
     check_least_informative(p, q)
-    finer = info._mutual(least_informative(p, gap=1e-7).flatten(0, 1))
-    assert -1e-7 <= info._mutual(q.flatten(0, 1)) - finer <= 1e-6
+    finer = interactions._mutual(least_informative(p, gap=1e-7).flatten(0, 1))
+    assert -1e-7 <= interactions._mutual(q.flatten(0, 1)) - finer <= 1e-6
 
 
 @pytest.mark.parametrize("i, j, k", [(2, 2, 2), (2, 4, 3), (3, 3, 3), (4, 3, 2), (4, 4, 3)])
@@ -255,14 +249,14 @@ def test_batches_of_tables_are_tables():
 def test_the_null_holds_at_most_five_percent_above():
     for times in (19, 20, 99, 200):
         x = torch.arange(float(times))
-        assert (1 + (x >= info._null95(x) + 0.5).sum()) / (times + 1) <= 0.05 < (2 + (x >= info._null95(x)).sum()) / (times + 1)
-    assert math.isnan(info._null95(torch.empty(0))) and info._null95(torch.empty(0, 3)).shape == (3,)
+        assert (1 + (x >= pairs._null95(x) + 0.5).sum()) / (times + 1) <= 0.05 < (2 + (x >= pairs._null95(x)).sum()) / (times + 1)
+    assert math.isnan(pairs._null95(torch.empty(0))) and pairs._null95(torch.empty(0, 3)).shape == (3,)
 
 
 def test_classes_keep_ties_together():
     x = torch.tensor([0.0] * 7 + [1.0, 2.0, 3.0], dtype=torch.double)
-    assert len(set(info._classes(x)[:7].tolist())) == 1
-    assert torch.bincount(info._classes(torch.arange(30.0))).tolist() == [10, 10, 10]
+    assert len(set(interactions._classes(x)[:7].tolist())) == 1
+    assert torch.bincount(interactions._classes(torch.arange(30.0))).tolist() == [10, 10, 10]
 
 
 def test_neighbours_read_a_known_pair():
@@ -353,5 +347,5 @@ def test_videos():
 
 
 def test_import_is_light():
-    code = "import sys, dmsil.information; assert not {'sklearn', 'matplotlib', 'scipy', 'sympy', 'transformers', 'fastcore'} & set(sys.modules)"
+    code = "import sys, dmsil.report; assert not {'sklearn', 'matplotlib', 'scipy', 'sympy', 'transformers', 'fastcore'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

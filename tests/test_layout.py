@@ -25,7 +25,7 @@ def imported(name, top_only=False):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
+            yield f"dmsil.{node.module}" if node.level else node.module
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -35,6 +35,13 @@ def test_imports_point_upwards(name):
             above = module.split(".")[1]
             assert RANK[above] < RANK[name], f"{name} imports {above}"
             assert above != "proofs", f"{name} imports proofs, a leaf"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_module_imports_is_public(name):
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("dmsil")):
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")], f"{name}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -280,7 +280,7 @@ AGAIN = """
 import hashlib, json, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
 import dmsil
-from dmsil.data import synthetic_clips
+from dmsil.clips import synthetic_clips
 run = dmsil.fit(synthetic_clips(n=(200, 60, 60)), dmsil.preset(sys.argv[2], epochs=2, device="cpu"), progress=False)
 bits = b"".join(x.numpy().tobytes() for x in [*run.model.state_dict().values(), run.generator.y])
 print(json.dumps([hashlib.sha256(bits).hexdigest(), run.metrics["MAE"]]))

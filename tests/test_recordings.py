@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 import dmsil
 import dmsil.recordings as rec
-from dmsil.data import TIMING, DataError, Steps
+from dmsil.clips import DataError, Steps
+from dmsil.corpora import TIMING
+from dmsil.training import predict_clips
 
 CUE = "1\n00:00:00,500 --> 00:00:02,000\nIt is good.\n"
 
@@ -625,16 +627,17 @@ def test_a_run_says_what_it_needs(tmp_path):
     days = folder_of(tmp_path, *(recording(f"day{k}", seed=k) for k in range(4)))
     clips = rec.recorded_clips(days).only("audio", "timing")
     dmsil.fit(clips, "dmsil", tmp_path / "run", progress=False, epochs=1, batch_size=6, device="cpu")
-    rows = rec.predict_recording(tmp_path / "run", recording("new", seed=9))
+    new = recording("new", seed=9)
+    rows = new.timed(predict_clips(tmp_path / "run", new.clips))
     assert [*rows[0]] == ["clip", "start", "end", "prediction", "audio_alone", "timing_alone", "words"] and len(rows) == 6
     with pytest.raises(DataError, match="vectors of width 9; expected vectors of width 88"):
-        rec.predict_recording(tmp_path / "run", recording(width=9))
+        predict_clips(tmp_path / "run", recording(width=9).clips)
     one = recording()
     del one.clips.inputs["timing"]
     with pytest.raises(DataError, match="timing: found none; expected timing, which run was trained on"):
-        rec.predict_recording(tmp_path / "run", one)
+        predict_clips(tmp_path / "run", one.clips)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["clips"].pop("scale")
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="found no scale"):
-        rec.predict_recording(tmp_path / "run", recording())
+        predict_clips(tmp_path / "run", recording().clips)

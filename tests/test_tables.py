@@ -10,19 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmsil.data import (
-    Clips,
-    DataError,
-    Split,
-    Steps,
-    Texts,
-    Tokens,
-    Vectors,
-    clips_from_table,
-    group_splits,
-    load_clips,
-    save_clips,
-)
+from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, group_splits
+from dmsil.pickles import load_clips, save_clips
+from dmsil.tables import clips_from_table
 
 HEAD = ("id", "text", "label", "split", "group")
 LINES = [(f"{who}_{k}", f"words, {k}", f"{(k - 1) / 2 + n / 10:.2f}", part, who)

@@ -364,7 +364,7 @@ def told(counts: Counter) -> str:
 def main(words: list[str]) -> int:
     "Everything; 1 where something was wrong."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/15_benchmark.ipynb")
+    parser.add_argument("pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/23_benchmark.ipynb")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="keep a picture of each notebook")
     asked = parser.parse_args(words)
     if unknown := set(asked.pages) - set(claims.pages()): parser.error(f"{', '.join(sorted(unknown))}: no such notebook")

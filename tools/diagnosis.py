@@ -21,11 +21,12 @@ from torch import nn
 
 import dmsil
 from dmsil import training
-from dmsil.information import pair_information
+from dmsil.checkpoints import rounded, write_json
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances
 from dmsil.model import Head, MultimodalModel, Output
+from dmsil.pairs import pair_information
 from dmsil.posterior import FixedLabels
-from dmsil.training import Trainer, predict, rounded, train_epoch, write_json
+from dmsil.training import Trainer, predict, train_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "diagnosis.json"
@@ -155,8 +156,8 @@ def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), 
         e = {s: encoder(run.clips.test.inputs[s]) for s, encoder in run.model.eval().encoders.items()}
     read = e if wiring == "fusion on encodings" else z
     nats = lambda x: {"~".join(p): pair_information(*(x[s] for s in p), permutations=19, resamples=20).shared for p in SIGNS}
-    return {"wiring": wiring, "seed": seed, "MAE": run.metrics["MAE"], "unimodal": run.metrics["unimodal"], "aligned": nats(z), "read": nats(read),
-            "bayes_MAE": clips.truth["bayes_mae"]}  # fmt: skip
+    errors = {"MAE": run.metrics["MAE"], "unimodal": run.metrics["unimodal"], "bayes_MAE": clips.truth["bayes_mae"]}
+    return {"wiring": wiring, "seed": seed} | errors | {"aligned": nats(z), "read": nats(read)}
 
 
 def main() -> None:
@@ -166,7 +167,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": [], "wirings": []}
-    done |= {"machine": f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}", "epochs": EPOCHS}
+    done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    done["epochs"] = EPOCHS
     kinds = {"runs": (one, "arm", ARMS), "wirings": (wired, "wiring", WIRINGS)}
     order = [(kind, name, seed) for kind, (_, _, names) in kinds.items() for name in names for seed in args.seeds]
     have = {(kind, run[label], run["seed"]) for kind, (_, label, _) in kinds.items() for run in done[kind]}

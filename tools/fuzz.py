@@ -30,8 +30,11 @@ import numpy as np
 import torch
 from soak import RESULT, merge
 
-from dmsil.data import Clips, DataError, Steps, Tokens, clips_from_table, load_clips, load_mmmo
+from dmsil.clips import Clips, DataError, Steps, Tokens
+from dmsil.corpora import load_mmmo
+from dmsil.pickles import load_clips
 from dmsil.recordings import read_transcript, read_vision
+from dmsil.tables import clips_from_table
 
 MEMORY, SECONDS, LONGEST, BATCH = 2**28, 10, 700, 40
 SPLITS, FIELDS = (

@@ -35,19 +35,19 @@ from types import CodeType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+import benchmark as bench  # noqa: E402
 import torch  # noqa: E402
 from claims import pages  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from dmsil import benchmark as bench  # noqa: E402
 from dmsil import covariance, encoders  # noqa: E402
-from dmsil.data import Clips, Split, Steps, Tokens, Vectors  # noqa: E402
+from dmsil.checkpoints import rounded, write_json  # noqa: E402
+from dmsil.clips import Clips, Split, Steps, Tokens, Vectors  # noqa: E402
 from dmsil.labels import LabelGenerator  # noqa: E402
-from dmsil.model import ModelConfig  # noqa: E402
 from dmsil.objective import multitask_loss  # noqa: E402
-from dmsil.training import Trainer, forward_backward, predict, preset, rounded, train_epoch, write_json  # noqa: E402
+from dmsil.training import Trainer, forward_backward, predict, preset, train_epoch  # noqa: E402
 
 RESULT = ROOT / "results" / "gpu.json"
 PACKED = ROOT / ".cache" / "gpu"
@@ -692,7 +692,7 @@ def mmsa_python(setup: Setup) -> tuple[str | None, str]:
         with zipfile.ZipFile(wheel) as file:
             file.extractall(setup.scratch / "mmsa")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(setup.scratch / "mmsa"), os.environ.get("PYTHONPATH", "")])
-    known = subprocess.run([sys.executable, "-c", "from dmsil.benchmark import _mmsa_config; _mmsa_config()"], cwd=ROOT,
+    known = subprocess.run([sys.executable, "-c", "from benchmark import _mmsa_config; _mmsa_config()"], cwd=ROOT / "tools",
                            capture_output=True, text=True)  # fmt: skip
     return (sys.executable, "") if not known.returncode else (None, short(known.stderr.splitlines()[-1]))
 

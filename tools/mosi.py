@@ -23,8 +23,7 @@ def ridge(mirror) -> dict[str, dict]:
     from sklearn.linear_model import RidgeCV
 
     import dmsil
-    from dmsil.information import input_features
-    from dmsil.model import prepare
+    from dmsil.model import input_features, prepare
 
     clips = prepare(dmsil.load_mosi(mirror=mirror), dmsil.ModelConfig(frozen=True))
     parts = [input_features(clips, part) for part in ("train", "test")]
@@ -57,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from dmsil.training import rounded, write_json
+    from dmsil.checkpoints import rounded, write_json
 
     done = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
     threads = max(1, os.cpu_count() // args.workers)

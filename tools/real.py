@@ -19,9 +19,10 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import dmsil
-from dmsil.data import Clips, Split, Vectors, load_mmmo, video_of
+from dmsil.checkpoints import rounded, write_json
+from dmsil.clips import Clips, Split, Vectors, video_of
+from dmsil.corpora import load_mmmo
 from dmsil.model import input_features, prepare
-from dmsil.training import rounded, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "real.json"
@@ -46,7 +47,11 @@ SHARES = (1.0, 0.25, 0.1)  # of MOSI's training labels
 SEEDS = tuple(range(1111, 1116))
 FOLDS, REPEATS = 10, 5
 SIMULATED = tuple(range(60, 63))
-RATINGS = {"text": ("StructuredAnswers", "NoFillers"), "audio": ("EngagingTone", "SpeakingRate", "Paused"), "vision": ("Smiled", "EyeContact")}
+RATINGS = {
+    "text": ("StructuredAnswers", "NoFillers"),
+    "audio": ("EngagingTone", "SpeakingRate", "Paused"),
+    "vision": ("Smiled", "EyeContact"),
+}
 
 
 # ---------------------------------------------------------------- the clips
@@ -163,6 +168,11 @@ def jobs(name: str) -> list[tuple[int, float]]:
     return [(seed, 1.0) for seed in {"mmmo": SEEDS, "simulation": SIMULATED, "mosi, fine-tuned": SEEDS}[name]]
 
 
+def arms(name: str) -> list[tuple[str, tuple[int, float]]]:
+    "The runs of one set: sharing every pair only where all labels are there."
+    return [(arm, job) for job in jobs(name) for arm in SETS[name] if arm != "all" or job[1] == 1]
+
+
 def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
     "One run, in a process of its own."
     torch.set_num_threads(1)
@@ -173,7 +183,8 @@ def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
     m = run.metrics
     row |= {"valid_MAE": m["valid"]["MAE"], "unimodal": m["unimodal"], "best_epoch": m["best_epoch"], "epochs": m["epochs"]}
     if run.posterior is not None:
-        row |= {"kappa": {s: k.kappa for s, k in run.posterior.reliability.items()}, "measured": ["~".join(pair) for pair in run.posterior.to_share()]}
+        row["kappa"] = {s: k.kappa for s, k in run.posterior.reliability.items()}
+        row["measured"] = ["~".join(pair) for pair in run.posterior.to_share()]
     return row | ({"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {})
 
 
@@ -207,13 +218,16 @@ def interview_labels(folder: Path, resamples: int = 2000) -> dict:
         for name in (name for names in RATINGS.values() for name in names):
             rating = np.array([ratings[i][name] for i in ids])
             label, copy, readout = (np.asarray(v, float) for v in (made.labels[s], y, made.readouts[:, list(clips.modalities).index(s)]))
-            found = {what: float(r(v, rating, np.ones(len(y)))) for what, v in (("posterior", label), ("copy", copy), ("read-out", readout))}
+            once = np.ones(len(y))
+            found = {"posterior": r(label, rating, once), "copy": r(copy, rating, once), "read-out": r(readout, rating, once)}
             gain = r(label, rating, times) - r(copy, rating, times)
-            rows.append({"modality": s, "rating": name} | found | {"gain": np.quantile(gain, [0.025, 0.975]).tolist()})
+            rows.append({"modality": s, "rating": name} | {k: float(v) for k, v in found.items()} | {"gain": np.quantile(gain, [0.025, 0.975]).tolist()})
     report = dmsil.information_report(X, y, people)
-    pairs = {"~".join(p): {"shared": v.shared, "low": v.interval[0], "high": v.interval[1], "null95": v.null95, "verdict": v.verdict} for p, v in report.pairs.items()}
+    pairs = {"~".join(names): {"shared": pair.shared, "interval": pair.interval, "null95": pair.null95, "verdict": pair.verdict}
+             for names, pair in report.pairs.items()}  # fmt: skip
     kappa = {s: [k.kappa, k.low, k.high] for s, k in made.reliability.items()}
-    return {"clips": len(y), "people": int(person.max()) + 1, "kappa": kappa, "ratings": rows, "verdict": pairs}
+    labels = dict(zip(ids, y.tolist(), strict=True))
+    return {"clips": len(y), "people": int(person.max()) + 1, "labels": labels, "kappa": kappa, "ratings": rows, "verdict": pairs}
 
 
 # ---------------------------------------------------------------- all of it
@@ -232,7 +246,7 @@ def main() -> None:
     for name in args.sets:
         if not any(row["set"] == name for row in done["baselines"]):
             done["baselines"] += rounded(bars(name, args.data))
-    order = [(name, arm, *job) for name in SETS for job in jobs(name) for arm in SETS[name] if arm != "all" or job[1] == 1]
+    order = [(name, arm, *job) for name in SETS for arm, job in arms(name)]
     key = lambda row: (row["set"], row["arm"], row["seed"], row["share"])
     have = {key(run) for run in done["runs"]}
     todo = [job for job in order if job not in have and job[0] in args.sets]
@@ -243,7 +257,7 @@ def main() -> None:
             done["runs"] = sorted([*done["runs"], run], key=lambda row: order.index(key(row)))
             write_json(args.out, done)
             mae = run["MAE"] if "MAE" in run else run["metrics"]["MAE"]
-            print(f"{i}/{len(todo)} {run['set']}, {run['arm']}, {run['seed']}, {run['share']}: MAE {mae}, best epoch {run['best_epoch']}", flush=True)
+            print(f"{i}/{len(todo)} {', '.join(map(str, key(run)))}: MAE {mae}, best epoch {run['best_epoch']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def block(x):
 
 def minilm(texts):
     "One frozen MiniLM vector (384) a sentence."
-    from dmsil.data import Texts
+    from dmsil.clips import Texts
     from dmsil.encoders import TextEncoder, embed, tokenize
 
     return embed(TextEncoder("minilm").eval(), tokenize(Texts(texts))).values.double().numpy()
@@ -469,7 +469,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         print(f"sims: {error}", file=sys.stderr)
         sys.exit(2)
-    from dmsil.training import rounded, write_json
+    from dmsil.checkpoints import rounded, write_json
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     machine = f"one of {os.cpu_count()} {platform.machine()} cores, no GPU, torch {torch.__version__.split('+')[0]}"

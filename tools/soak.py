@@ -30,8 +30,9 @@ import torch
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from dmsil import cli, data, training
-from dmsil.training import STATE, read_tree, write_json
+from dmsil import checkpoints, cli, corpora, training
+from dmsil.checkpoints import read_tree, write_json
+from dmsil.training import STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "faults.json"
@@ -198,7 +199,7 @@ def killed(folder: Path, kills: int, rng: random.Random, start: float, length: f
 
 def dying(name: str, how: str, share: float, count: int):
     "In a child: the count-th writing of this file is its last act."
-    write_whole, left = training.write_atomic, [count]
+    write_whole, left = checkpoints.write_atomic, [count]
 
     def stopped(path, write):
         left[0] -= path.name == name
@@ -214,7 +215,7 @@ def dying(name: str, how: str, share: float, count: int):
         write_whole(path, write)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    training.write_atomic = stopped
+    checkpoints.write_atomic = stopped
 
 
 INJECTED = [
@@ -487,8 +488,8 @@ def main():
     given = options.parse_args()
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # no thread: a fork would take its locks along
-    clips = data.synthetic_clips(n=CLIPS)
-    data.synthetic_clips = lambda *args, **kwargs: clips
+    clips = corpora.synthetic_clips(n=CLIPS)
+    corpora.synthetic_clips = lambda *args, **kwargs: clips
     Watch.install()
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dmsil.data import load_mosi
+from dmsil.checkpoints import load_model, rounded, write_json
+from dmsil.corpora import load_mosi
 from dmsil.metrics import sentiment_metrics
 from dmsil.model import prepare
 from dmsil.recordings import (
@@ -23,14 +24,13 @@ from dmsil.recordings import (
     features,
     load_recording,
     place_lines,
-    predict_recording,
     read_audio,
     read_transcript,
     save_recording,
     silences,
     word_times,
 )
-from dmsil.training import evaluate, load_model, rounded, write_json
+from dmsil.training import evaluate, predict_clips
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "talk.json"
 TALK = (
@@ -148,7 +148,8 @@ def talk(voice: Voice, folder: Path, run: Path) -> dict:
     "Six sentences, as the three commands do it."
     record(voice, [[(sentence, 0.0)] for sentence in TALK], folder, "talk")
     save_recording(features(folder / "talk.wav", folder / "talk.srt"), folder / "talk.safetensors")
-    rows = predict_recording(run, load_recording(folder / "talk.safetensors"))
+    talk = load_recording(folder / "talk.safetensors")
+    rows = talk.timed(predict_clips(run, talk.clips))
     cues, x = read_transcript(folder / "talk.srt"), read_audio(folder / "talk.wav")
     return {"rows": rows, "seconds_of_sound": len(x) / RATE, "line_starts_without_times": spread(line_errors(cues, x))}
 
@@ -165,7 +166,7 @@ def spoken_again(voice: Voice, folder: Path, run: Path) -> dict:
     words = {"silences": silences(x), "silences, noise at 20 dB": silences(noisy), "letters alone": np.zeros((0, 2))}
     model, about = load_model(run)
     real = evaluate(model, prepare(clips, model.config).test, about["clips"]["dataset"])
-    again = sentiment_metrics(np.array([row["prediction"] for row in predict_recording(run, recording)]), clips.test.labels)
+    again = sentiment_metrics(np.array([row["prediction"] for row in predict_clips(run, recording.clips)]), clips.test.labels)
     keep = ("MAE", "Corr", "Has0_acc_2")
     return {
         "clips": len(spoken),
