@@ -261,7 +261,8 @@ def test_negative_coral():
     assert align.interval() == (-math.inf, math.inf)
     h = batch()
     assert align(h | {"vision": 1e3 * h["vision"]}).total < -1e6
-    ModalAlignment({TA: -0.3}, measure="corr")
+    assert ModalAlignment({TA: 0.3}, measure="coral").interval() == (0, math.inf)
+    assert ModalAlignment({TA: -0.3, TV: 0.4}, measure="corr").interval() == pytest.approx((-0.15, 0.2))
 
 
 def test_options_refused():

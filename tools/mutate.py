@@ -40,7 +40,7 @@ def variants(node) -> list[ast.AST]:
 
 
 def places(node, path=(), scope="") -> list[tuple]:
-    "Every node that can be damaged: (the way to it, what stands around it)."
+    "Every node that can be damaged: (the way to it, the function it is in)."
     if isinstance(node, (ast.JoinedStr, ast.Raise)) or isinstance(node, ast.keyword) and node.arg in SKIPPED:
         return []
     scope = getattr(node, "name", scope) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else scope
@@ -79,15 +79,16 @@ def mutants(source: str) -> list[tuple[str, str]]:
 
 def run_module(name: str, source: str) -> bool:
     "Do the module's tests pass with this source in its place?"
-    import dmsil
-    import pytest
+    import dmsil, hypothesis, pytest  # noqa: E401
 
+    quick = {"phases": [hypothesis.Phase.explicit, hypothesis.Phase.generate], "suppress_health_check": list(hypothesis.HealthCheck)}
+    hypothesis.settings.register_profile("unshrunk", derandomize=True, database=None, deadline=None, **quick)
     module = types.ModuleType(f"dmsil.{name}")
     module.__file__, module.__package__ = str(ROOT / "dmsil" / f"{name}.py"), "dmsil"
     sys.modules[module.__name__] = module
     exec(compile(source, module.__file__, "exec"), module.__dict__)
     setattr(dmsil, name, module)
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *TESTS[name]]) == 0
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]]) == 0
 
 
 def run_claim(number: int, source: str) -> bool:
@@ -98,8 +99,7 @@ def run_claim(number: int, source: str) -> bool:
 
     page = test_claims.Section(claims.sections())
     page.sources = lambda _: [source]
-    page.run(number)
-    return True
+    return page.run(number) is None
 
 
 def outcome(run, what, source: str, seconds: int) -> str:
@@ -107,15 +107,14 @@ def outcome(run, what, source: str, seconds: int) -> str:
     sys.stdout.flush()
     if not (child := os.fork()):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2)
-        try: os._exit(0 if run(what, source) else 1)
+        try: os._exit(not run(what, source))
         except BaseException: os._exit(1)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done: return "survived" if status == 0 else "noticed"
         time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
     return "endless"
 
 
@@ -124,10 +123,9 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="+", help="modules, or claims as P8")
     parser.add_argument("--seconds", type=int, default=120, help="for the tests of one damage")
     parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
-    import claims, hypothesis, jaxtyping, pytest, scipy.stats, sympy, torch, torch._dynamo  # noqa: E401, F401: once, for every process
+    options = parser.parse_args(); os.chdir(ROOT)
+    import claims, fastcore.test, hypothesis, jaxtyping, matplotlib.pyplot, pytest, scipy.integrate, sympy, torch  # noqa: E401, F401: once for all
 
-    os.chdir(ROOT)
     kept = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     for what in options.what:
         number = int(what[1:]) if what[1:].isdigit() else None
