@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .covariance import _shrinkage, coral, corr_coral, gaussian, kappa, rho2, whiteness
+from .covariance import coral, corr_coral, gaussian, kappa, rho2, shrinkage, whiteness
 
 # %% ../nbs/03_alignment.ipynb #0d3f0868
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _EqualWidths(nn.ModuleDict):
 def _checked(weights: dict, measure: str, whitening: float, epsilon: float, allow_unbounded: bool) -> dict:
     "The weights as plain numbers; a ValueError names what is wrong with the arguments."
     if not 0 <= whitening < math.inf: raise ValueError(f"whitening needs to be 0 or more, got {whitening}")
-    _shrinkage(epsilon)
+    shrinkage(epsilon)
     if measure not in _MEASURES:
         raise ValueError(f"measure needs to be one of {', '.join(_MEASURES)}, got {measure!r}")
     checked = {}

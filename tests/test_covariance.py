@@ -321,7 +321,7 @@ def test_extreme_shrinkage_stays_finite(epsilon):
 @pytest.mark.parametrize("shape", [(300, 8), (8, 400)], ids=str)
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-6, 0.3])
 def test_copies_down_to_the_least_shrinkage(shape, epsilon):
-    "Copies, for which ρ = (1−ε)λ/((1−ε)λ+ε) with the eigenvalues λ of the correlation matrix: right to four digits at any ε that is accepted."
+    "Copies: ρ = (1−ε)λ/((1−ε)λ+ε) for the eigenvalues λ of their correlation matrix, right to three digits at any ε that is accepted."
     D, _ = pair(*shape)
     lam = np.linalg.svd(((D - D.mean(0)) / (D - D.mean(0)).norm(dim=0)).numpy())[1] ** 2
     short = epsilon / ((1 - epsilon) * lam + epsilon)  # 1 − ρ
@@ -433,7 +433,8 @@ def test_refused():
         for function in (rho2, gaussian):
             with pytest.raises(ValueError, match="0 < epsilon < 1"): function(X, X, epsilon)
     for function in (rho2, gaussian):
-        with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, or double precision loses it; got 1e-17$"): function(X, X, 1e-17)
+        with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, or double precision loses it; got 1e-17$"):
+            function(X, X, 1e-17)
         with pytest.raises(ValueError, match="at least 1e-12"): function(X, X, 0.99e-12)
         assert function(X, X, 1e-12).isfinite()
 

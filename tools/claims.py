@@ -52,9 +52,10 @@ def sections(page: str = PROOFS) -> dict[int | None, dict]:
 def assumed(section: dict) -> list[str]:
     "The rewriting rules that a section's code gives the helper, as written: left = right."
     trees = [ast.parse(text) for kind, text in section["cells"] if kind == "code"]
-    named = {n.targets[0].id: n.value for t in trees for n in ast.walk(t) if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = {n.targets[0].id: n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
     rules = []
-    for call in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Facts"):
+    for call in (node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Facts"):
         given = next((word.value for word in call.keywords if word.arg == "rules"), ast.Dict([], []))
         given = named.get(given.id, given) if isinstance(given, ast.Name) else given
         rules += [f"{ast.unparse(u)} = {ast.unparse(v)}" for u, v in zip(given.keys, given.values, strict=True)]

@@ -8,6 +8,7 @@ survived is printed; a reason that somebody wrote beside a survivor ("why") stay
 import argparse
 import ast
 import copy
+import importlib
 import json
 import os
 import signal
@@ -67,8 +68,7 @@ def mutants(source: str) -> list[tuple[str, str]]:
         for new in variants(at(tree, path)):
             damaged = copy.deepcopy(tree)
             name, k = path[-1]
-            if k is None: setattr(at(damaged, path[:-1]), name, new)
-            else: getattr(at(damaged, path[:-1]), name)[k] = new
+            setattr(at(damaged, path[:-1]), name, new) if k is None else getattr(at(damaged, path[:-1]), name).__setitem__(k, new)
             around = next(at(tree, path[:i]) for i in range(len(path), -1, -1) if isinstance(at(tree, path[:i]), (ast.stmt, ast.Module)))
             line = ast.unparse(around).splitlines()[0][:60]
             twin = f"{scope}: {ast.unparse(at(tree, path))[:60]} -> {ast.unparse(new)[:60]} | {line}"
@@ -80,7 +80,6 @@ def mutants(source: str) -> list[tuple[str, str]]:
 def run_module(name: str, source: str) -> bool:
     "Do the module's tests pass with this source in its place?"
     import dmsil, hypothesis, pytest  # noqa: E401
-
     quick = {"phases": [hypothesis.Phase.explicit, hypothesis.Phase.generate], "suppress_health_check": list(hypothesis.HealthCheck)}
     hypothesis.settings.register_profile("unshrunk", derandomize=True, database=None, deadline=None, **quick)
     module = types.ModuleType(f"dmsil.{name}")
@@ -88,16 +87,15 @@ def run_module(name: str, source: str) -> bool:
     sys.modules[module.__name__] = module
     exec(compile(source, module.__file__, "exec"), module.__dict__)
     setattr(dmsil, name, module)
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]]) == 0
+    return pytest.main(["-xq", "-pno:cacheprovider", "-Wignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]]) == 0
 
 
 def run_claim(number: int, source: str) -> bool:
     "Does the section hold with this code?"
     sys.path.insert(0, str(ROOT / "tests"))
-    import claims
     import test_claims
 
-    page = test_claims.Section(claims.sections())
+    page = test_claims.Section(test_claims.claims.sections())
     page.sources = lambda _: [source]
     return page.run(number) is None
 
@@ -124,7 +122,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=int, default=120, help="for the tests of one damage")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args(); os.chdir(ROOT)
-    import claims, fastcore.test, hypothesis, jaxtyping, matplotlib.pyplot, pytest, scipy.integrate, sympy, torch  # noqa: E401, F401: once for all
+    import claims
+
+    for slow in ("fastcore.test", "hypothesis", "jaxtyping", "matplotlib.pyplot", "pytest", "scipy.integrate", "sympy", "torch"):
+        importlib.import_module(slow)  # once for all damages
 
     kept = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     for what in options.what:
@@ -135,7 +136,8 @@ if __name__ == "__main__":
         if (found := outcome(run, arg, ast.unparse(ast.parse(source)), 600)) != "survived": sys.exit(f"{what}: {found} without a damage")
         old, todo = kept.get(what, {"noticed": [], "survived": {}}), mutants(source)
         names = [name for name, _ in todo]
-        now = kept[what] = {"noticed": [n for n in old["noticed"] if n in names], "survived": {n: why for n, why in old["survived"].items() if n in names}}
+        survived = {name: why for name, why in old["survived"].items() if name in names}
+        now = kept[what] = {"noticed": [name for name in old["noticed"] if name in names], "survived": survived}
         for name, damaged in todo:
             if name in (*now["noticed"], *now["survived"]) and not options.again: continue
             why = now["survived"].pop(name, "")
@@ -143,4 +145,4 @@ if __name__ == "__main__":
             if outcome(run, arg, damaged, options.seconds) == "survived": now["survived"][name] = why
             else: now["noticed"].append(name)
             OUT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"{what}: {len(now['noticed'])} of {len(todo)} noticed", *(f"  {name}   {why}" for name, why in now["survived"].items()), sep="\n")
+        print(f"{what}: {len(now['noticed'])} of {len(todo)} noticed", *map("  {0[0]}   {0[1]}".format, now["survived"].items()), sep="\n")
