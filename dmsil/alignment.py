@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .covariance import coral, corr_coral, gaussian, kappa, rho2, whiteness
+from .covariance import coral, corr_coral, gaussian, kappa, rho2, shrinkage, whiteness
 
 # %% ../nbs/03_alignment.ipynb #0d3f0868
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _EqualWidths(nn.ModuleDict):
 def _checked(weights: dict, measure: str, whitening: float, epsilon: float, allow_unbounded: bool) -> dict:
     "The weights as plain numbers; a ValueError names what is wrong with the arguments."
     if not 0 <= whitening < math.inf: raise ValueError(f"whitening needs to be 0 or more, got {whitening}")
-    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    shrinkage(epsilon)
     if measure not in _MEASURES:
         raise ValueError(f"measure needs to be one of {', '.join(_MEASURES)}, got {measure!r}")
     checked = {}
@@ -135,7 +135,7 @@ class ModalAlignment(_SignedPairs):
         weights: dict[tuple[str, str], float],  # λ_ab for each pair of names, of any sign
         measure: str = "kappa",  # "kappa", "rho2", "gaussian", "corr" or "coral"
         whitening: float = 0.1,  # γ_r ≥ 0, weight of Σ_s ‖C_s − I‖²/d_s
-        epsilon: float = 0.1,  # ε in (0, 1), shrinkage of "rho2" and "gaussian"
+        epsilon: float = 0.1,  # ε from 1e-12 to below 1, shrinkage of "rho2" and "gaussian"
         dims: dict[str, int] | None = None,  # widths, to make projections now instead of at the first batch
         allow_unbounded: bool = False,  # accept negative weights for "coral" (P16)
     ):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['centred', 'covariance', 'cross_covariance', 'coral', 'corr_coral', 'coral_unbiased', 'gram', 'unit_scaled', 'cka',
-           'u_overlap', 'kappa', 'rho2', 'gaussian', 'whiteness']
+           'u_overlap', 'kappa', 'shrinkage', 'rho2', 'gaussian', 'whiteness']
 
 # %% ../nbs/00_covariance.ipynb #dc450353
 import math
@@ -210,10 +210,19 @@ def kappa(
     nothing = (aa <= 1e-10 * A.square().sum() ** 2) | (bb <= 1e-10 * B.square().sum() ** 2)
     return _cosine(u_overlap(A, B), aa, bb, nothing).clamp(-1, 1).to(D_a.dtype)
 
+# %% ../nbs/00_covariance.ipynb #44a5ecf6
+def shrinkage(
+    epsilon: float,  # ε
+) -> float:  # the same
+    "The shrinkage ε, if double precision can carry it; else a ValueError that says what would be right."
+    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    if epsilon < 1e-12: raise ValueError(f"epsilon needs to be at least 1e-12, or double precision loses it; got {epsilon}")
+    return epsilon
+
 # %% ../nbs/00_covariance.ipynb #ddf04af8
 def _solved(Z: Tensor, epsilon: float) -> Tensor:
     "Y = Z((1−ε)ZᵀZ + εI)⁻¹, solved on the smaller side of Z."
-    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    epsilon = shrinkage(epsilon)
     wide = Z.shape[0] < Z.shape[1]
     S = (1 - epsilon) * (Z @ Z.T if wide else Z.T @ Z)
     L = torch.linalg.cholesky_ex(S + epsilon * torch.eye(len(S), dtype=S.dtype, device=S.device)).L
@@ -224,7 +233,7 @@ def _solved(Z: Tensor, epsilon: float) -> Tensor:
 def rho2(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
     D_b: Float[Tensor, "n d_b"],  # features of the other, of any width
-    epsilon: float = 0.1,  # ε in (0, 1), how far the correlation matrix is shrunk
+    epsilon: float = 0.1,  # ε from 1e-12 to below 1, how far the correlation matrix is shrunk
 ) -> Float[Tensor, ""]:  # in [0, 1); constant features count as 0
     "Mean squared canonical correlation, Σρ_i²/min(d_a, d_b), of the correlation matrix shrunk by ε."
     (n, a), b = D_a.shape, D_b.shape[1]
@@ -246,10 +255,10 @@ def _logdet(Z: Tensor, epsilon: float) -> Tensor:
 def gaussian(
     D_a: Float[Tensor, "n d_a"],  # features of one modality
     D_b: Float[Tensor, "n d_b"],  # features of the other, of any width
-    epsilon: float = 0.1,  # ε in (0, 1), how far the correlation matrix is shrunk
+    epsilon: float = 0.1,  # ε from 1e-12 to below 1, how far the correlation matrix is shrunk
 ) -> Float[Tensor, ""]:  # nats, in [0, ½ min(d_a, d_b) ln(1/ε)]; constant features count as 0
     "Mutual information −½Σln(1−ρ_i²) of the Gaussian with the features' correlation matrix, shrunk by ε."
-    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    epsilon = shrinkage(epsilon)
     Z_a, Z_b = _double(_standardised(D_a)), _double(_standardised(D_b))
     apart = _logdet(Z_a, epsilon) + _logdet(Z_b, epsilon)
     return ((apart - _logdet(torch.cat([Z_a, Z_b], 1), epsilon)) / 2).clamp(min=0).to(D_a.dtype)

@@ -388,7 +388,9 @@ class SequenceEncoder(nn.Module):
         steps: Steps,  # values (n, L, d) and lengths (n,)
     ) -> Float[Tensor, "n out"]:  # one vector each
         "Encode n sequences."
-        return self.project(self.state(steps))
+        with torch.autocast("cpu", enabled=False):  # many processors have no LSTM in bfloat16
+            state = self.state(steps)
+        return self.project(state)
 
 # %% ../nbs/12_encoders.ipynb #8971a015
 class VectorEncoder(nn.Module):

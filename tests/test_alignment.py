@@ -261,7 +261,8 @@ def test_negative_coral():
     assert align.interval() == (-math.inf, math.inf)
     h = batch()
     assert align(h | {"vision": 1e3 * h["vision"]}).total < -1e6
-    ModalAlignment({TA: -0.3}, measure="corr")
+    assert ModalAlignment({TA: 0.3}, measure="coral").interval() == (0, math.inf)
+    assert ModalAlignment({TA: -0.3, TV: 0.4}, measure="corr").interval() == pytest.approx((-0.15, 0.2))
 
 
 def test_options_refused():
@@ -270,6 +271,7 @@ def test_options_refused():
         with pytest.raises(ValueError, match="whitening"): ModalAlignment({TA: 1}, whitening=whitening)
     for epsilon in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match="epsilon"): ModalAlignment({TA: 1}, epsilon=epsilon)
+    with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, .* got 1e-17$"): ModalAlignment({TA: 1}, epsilon=1e-17)
 
 
 def test_features_refused():

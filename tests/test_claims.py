@@ -71,6 +71,20 @@ def test_table_names_every_claim():
             assert (ROOT / page).is_file()
 
 
+def test_what_is_trusted_names_every_rule(sections):
+    "The table beside the helper: a row for each claim proven at any n and d, with exactly the rules that its section assumes."
+    text = next(text for kind, text in sections[None]["cells"] if kind == "markdown" and "| rules assumed |" in text)
+    rows = {int(cells[0][1:]): cells for line in text.splitlines() if line.startswith("| P") for cells in [line.strip("| ").split(" | ")]}
+    any_size = {row["number"]: row for row in claims.claims() if (row["evidence"] or "").startswith("SymPy, any n and d")}
+    assert set(rows) == set(any_size)
+    for number, (_, rules, proven, by_hand) in rows.items():
+        assert re.findall("`(.+?)`", rules) == claims.assumed(sections[number]), f"P{number}"
+        assert proven != "–"
+        if any_size[number]["evidence"].endswith("rest by hand"):
+            prose = "\n".join(text for kind, text in sections[number]["cells"] if kind == "markdown")
+            assert by_hand != "–" and re.search("by hand", prose, re.IGNORECASE), f"P{number}"
+
+
 def test_duplicate_proofs_are_refused(tmp_path, monkeypatch):
     heading = {"cell_type": "markdown", "source": ["## P1 · A claim"]}
     (tmp_path / "twice.ipynb").write_text(json.dumps({"cells": [heading, heading]}), encoding="utf-8")
@@ -90,34 +104,52 @@ MUTATIONS = [
     (4, "test_close(coral(a, shuffled), coral(a, b)", "test_close(kappa(a, shuffled), kappa(a, b)"),
     (5, "(Trace(dC * dC) + 2 / m * Trace(gap", "(Trace(dC * dC) + 1 / m * Trace(gap"),
     (6, "along.diff(t, 2).subs(t, 0) + kappa_0 * mu)", "along.diff(t, 2).subs(t, 0) - kappa_0 * mu)"),
+    (5, "turned = lambda E: -kappa_0 * H * E * C_b", "turned = lambda E: -kappa_0 * E * C_b"),
     (6, "H * u: u, ", ""),
+    (6, "rules={A * B: A * A})", "rules={A * A: A})"),
     (7, "(2 * norm(C_a) + norm(C_a - C_b))", "(norm(C_a) + norm(C_a - C_b))"),
     (8, "2 * unit - B * X - X * B", "2 * unit - B * X"),
+    (8, "velocity = lambda Delta: -kappa_0 * H * D_a", "velocity = lambda Delta: -kappa_0 * D_a"),
     (8, "solution = B_inv + E * Y * E", "solution = B_inv + E * Y"),
     (9, "K_dot = H * D_a_dot * D_b.T * H + H * D_a * D_b_dot.T * H", "K_dot = D_a_dot * D_b.T + D_a * D_b_dot.T"),
     (9, "cross = lambda a, b: centred(a) @ centred(b).T", "cross = lambda a, b: a @ b.T"),
+    (9, "X_dot = kappa_0 * (Delta * X + X * Delta)", "X_dot = kappa_0 * Delta * X"),
     (10, "assert equal((S * T + T * S) / 2", "assert equal((S * T + T * S)"),
     (11, "(1 - rho**2) * R_b * R_b", "(1 - rho) * R_b * R_b"),
     (12, "signal + (marginal - pairing) / m", "signal + (marginal + pairing) / m"),
     (13, "corrected = m / ((m - 1) * (m + 2))", "corrected = m / ((m - 1) * (m + 1))"),
     (13, "U = S / falling(2) - (r_2 + c_2 - 2 * S)", "U = S / falling(2) - (r_2 + c_2 - S)"),
     (14, "claim = (d + 1) * (1 + c**2 - 2 * c", "claim = d * (1 + c**2 - 2 * c"),
+    (14, "inner - (d + 1) / (d * (n_any - 1))", "inner - d / (d * (n_any - 1))"),
+    (14, "test_close(small.mean(), exact(inner, 8, 4)", "test_close(small.mean(), exact(inner * d / (d + 1), 8, 4)"),
+    (14, "limit - q / (2 + q)", "limit - q / (1 + q)"),
+    (14, "test_close(cosines.mean(), exact(cosine_of_means, 32, 128)", "test_close(cosines.mean(), (128 / 32 / (2 + 128 / 32))**0.5"),
+    (15, "full_claim = (d**2 + d -", "full_claim = (d**2 -"),
     (16, "- 2 * s**2 * (C_a * C_b).trace()", "+ 2 * s**2 * (C_a * C_b).trace()"),
     (16, "sp.exp(2 * size * kappa_0 * mu * t)", "sp.exp(size * kappa_0 * mu * t)"),
+    (17, "D_b.shape[1]) / 2 * np.log", "D_b.shape[1]) / 2.7 * np.log"),
+    (17, "rho2: (0, 1)", "rho2: (0, 0.82)"),
+    (17, "kappa: (-1, 1)", "kappa: (-1.1, 1)"),
+    (18, "expectation(Trace(C * C.T)", "expectation(Trace(C * C)"),
     (18, "average - centred_product / (n * (n - 3))", "average - centred_product / (n * (n - 2))"),
     (20, "- tau * pairing - tau**2 * 2", "+ tau * pairing - tau**2 * 2"),
     (22, "claim = y_m + (delta_s", "claim = y_m - (delta_s"),
+    (23, "test_close(scaled_tails[1000], 2 / np.pi", "test_close(scaled_tails[1000], 0.62"),
     (24, "claim = (n - p)**2 / (n * p)", "claim = (n - p)**2 / (n + p)"),
     (25, "zero = delta_m * (delta_m - y_m)", "zero = delta_m * (y_m - delta_m)"),
     (26, "w = 2 * j / (i * (i + 1))", "w = j / (i * (i + 1))"),
     (28, "W.diff(u) - sp.sech(u)**2", "W.diff(u) - sp.sech(u)"),
     (29, "Trace(K_ab * K_ab.T), centring)", "Trace(K_a * K_b), centring)"),
+    (30, "+ n * (x_bar - c) * (x_bar - c).T", "+ m * (x_bar - c) * (x_bar - c).T"),
+    (30, "(2**-24 * (1 + mu**2))", "(2**-24 * (1 + mu))"),
     (31, "Q = sp.Matrix([[c, -s], [s, c]])", "Q = sp.Matrix([[c, s], [s, c]])"),
     (33, "root = sp.sqrt(1 - sp.exp(-2 * nats / k))", "root = sp.sqrt(1 - sp.exp(-nats / k))"),
     (35, "sum(sign * form(part) for sign, part in blocks) / 2", "sum(sign * form(part) for sign, part in blocks)"),
     (35, "- rho**2 * (u**2 + v**2) / 2) / (1 - rho**2)", "- rho * (u**2 + v**2) / 2) / (1 - rho**2)"),
     (36, "- 1 / (k - 2)) == 0", "- 1 / k) == 0"),
     (36, "return (i.mean() - shared(Sigma)).item()", "return i.mean().item()"),
+    (36, "assert abs(error - predicted) < 4 * se", "assert abs(error - 1.05 * predicted) < 4 * se"),
+    (36, "float((beta(d_a + d_b, n_t) - beta(d_a, n_t)", "float((1.05 * beta(d_a + d_b, n_t) - beta(d_a, n_t)"),
     (37, "squared(0, 4) - rho_s**2 * kappa_s) == 0", "squared(0, 4) - rho_s * kappa_s) == 0"),
     (37, "S_st**2 * kappa_s * kappa_t) == 0", "S_st**2 * kappa_s) == 0"),
     (38, "2 * G_k * (P_k + R_k) - 2 * P_k", "G_k * (P_k + R_k) - P_k"),

@@ -1,12 +1,15 @@
 "Second-order measures: independent NumPy restatements, gradients, trouble at the edges, half precision."
 import math
+import types
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from dmsil import covariance as cov
 from dmsil.covariance import (
@@ -305,7 +308,7 @@ def test_any_finite_scale(function, scale):
     assert torch.autograd.grad(value, D)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("epsilon", [1e-9, 1e-4, 0.999])
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-9, 1e-4, 0.999])
 def test_extreme_shrinkage_stays_finite(epsilon):
     D_a, D_b = pair(6, 20, dtype=torch.float32)
     D_b = D_a.clone().requires_grad_()
@@ -313,6 +316,27 @@ def test_extreme_shrinkage_stays_finite(epsilon):
     value.backward()
     assert value.isfinite() and D_b.grad.isfinite().all()
     assert 0 <= gaussian(D_a, D_a, epsilon) <= 10 * math.log(1 / epsilon) and 0 <= rho2(D_a, D_a, epsilon) <= 1
+
+
+@pytest.mark.parametrize("shape", [(300, 8), (8, 400)], ids=str)
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-6, 0.3])
+def test_copies_down_to_the_least_shrinkage(shape, epsilon):
+    "Copies: ρ = (1−ε)λ/((1−ε)λ+ε) for the eigenvalues λ of their correlation matrix, right to three digits at any ε that is accepted."
+    D, _ = pair(*shape)
+    lam = np.linalg.svd(((D - D.mean(0)) / (D - D.mean(0)).norm(dim=0)).numpy())[1] ** 2
+    short = epsilon / ((1 - epsilon) * lam + epsilon)  # 1 − ρ
+    assert gaussian(D, D, epsilon).item() == pytest.approx(-np.log(short * (2 - short)).sum() / 2, rel=1e-3)
+    assert rho2(D, D, epsilon).item() == pytest.approx(((1 - short) ** 2).sum() / shape[1], rel=1e-3)
+
+
+def test_gradients_leave_the_format_before_values_do():
+    "f(sD) = f(D), so the gradient grows as 1/s: infinite where the format ends, with a value that stays right."
+    D_a, D_b = pair(16, 8, dtype=torch.float32)
+    for faint in ((1e-7 * D_a).half(), 1e-42 * D_a):
+        for function in (cka, kappa, rho2, gaussian):
+            value = function(faint.requires_grad_(), D_b)
+            slope = torch.autograd.grad(value, faint)[0]
+            assert value.isfinite() and slope.isinf().any() and not slope.isnan().any(), name(function)
 
 
 def test_a_nan_is_not_hidden():
@@ -408,6 +432,11 @@ def test_refused():
     for epsilon in (0, 1, -0.1, math.nan):
         for function in (rho2, gaussian):
             with pytest.raises(ValueError, match="0 < epsilon < 1"): function(X, X, epsilon)
+    for function in (rho2, gaussian):
+        with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, or double precision loses it; got 1e-17$"):
+            function(X, X, 1e-17)
+        with pytest.raises(ValueError, match="at least 1e-12"): function(X, X, 0.99e-12)
+        assert function(X, X, 1e-12).isfinite()
 
 
 def test_keywords():
@@ -420,3 +449,82 @@ def test_inputs_are_left_alone():
     before = D_a.clone(), D_b.clone()
     for function in PAIRED: function(D_a, D_b)
     assert torch.equal(D_a, before[0]) and torch.equal(D_b, before[1])
+
+
+# --- guards and switches, each with a damage that its check has to notice ---
+
+def nearly_one_outlier(cov):
+    "One clip far from the rest: nearly nothing to compare, but not nothing, down to 1e-4 of its distance."
+    g = torch.Generator().manual_seed(0)
+    for delta in (1e-2, 1e-3, 1e-4):
+        D, X = delta * torch.randn(8, 3, generator=g, dtype=torch.float64), torch.randn(8, 3, generator=g, dtype=torch.float64)
+        D[0] += 1
+        K, M = np_u_centred(D.numpy()), np_u_centred(X.numpy())
+        assert cov.kappa(D, X).item() == pytest.approx((K * M).sum() / np.linalg.norm(K) / np.linalg.norm(M), abs=1e-6)
+    for spike in (torch.zeros(8, 3), torch.zeros(8, 3).double()):
+        spike[2] = 5
+        assert cov.kappa(spike + 1e-7 * X.to(spike.dtype), X) == 0
+
+
+def power_begins_where_it_is_said(cov):
+    "1 for entries up to 2^(80/k), a power of two that brings larger ones below it; in float32 finite at 1e9 and infinite at 1e11."
+    for k in (1, 2, 4):
+        below, at = (torch.full((2, 2), x * 2.0 ** (80 // k), dtype=torch.float64) for x in (1 - 1e-6, 1.0))
+        assert cov._power(k, 1e-9 * at) == cov._power(k, below) == 1 and cov._power(k, at) == 2 and cov._power(k, below, 8 * at) == 16
+    D_a, D_b = pair(16, 8, dtype=torch.float32)
+    for function in (cov.coral, cov.coral_unbiased):
+        exact = function(D_a.double() * 1e9, D_b.double() * 1e9).item()
+        assert function(D_a * 1e9, D_b * 1e9).item() == pytest.approx(exact, rel=1e-4) and function(D_a * 1e11, D_b * 1e11).isinf()
+    assert cov.whiteness(D_a * 1e9).isfinite() and cov.whiteness(D_a * 1e11).isinf()
+
+
+def at_most_one(cov):
+    "Copies, whose cosine is 1 up to rounding: never above 1."
+    for seed in range(60):
+        D = torch.randn(9, 4, generator=torch.Generator().manual_seed(seed))
+        for function in (cov.cka, cov.kappa): assert 1 - 1e-6 < function(D, 3 * D) <= 1
+
+
+def operations(function, *features):
+    with FlopCounterMode(display=False) as counter: function(*features)
+    return counter.get_total_flops()
+
+
+def the_cheaper_side(cov):
+    "n × n matrices for n < d/2, else d × d: counted in operations of the matrix products, on both sides of the switch."
+    for n, d in ((16, 512), (31, 64), (32, 64), (200, 8)):
+        D, product = torch.randn(n, d), 2 * (n * n * d if n < d / 2 else n * d * d)
+        assert operations(cov.whiteness, D) == product
+        assert operations(cov.coral, D, D) == operations(cov.corr_coral, D, D) == product * (3 if n < d / 2 else 2)
+        assert operations(cov.coral_unbiased, D, D) == product * (3 if n < d / 2 else 9)
+    for n, a, b in ((10, 32, 16), (11, 32, 16)):
+        few = n * (a + b) < a * b
+        across = 2 * n * n * (a + b) if few else 2 * n * a * b
+        within = sum(2 * (n * n * 2 * d if 2 * n < d else n * d * d) for d in (a, b))
+        assert operations(cov.cka, torch.randn(n, a), torch.randn(n, b)) == across + within
+
+
+CODE = [
+    (nearly_one_outlier, "nothing = (aa <= 1e-10", "nothing = (aa <= 1e-3"),
+    (nearly_one_outlier, "nothing = (aa <= 1e-10", "nothing = (aa <= 1e-20"),
+    (power_begins_where_it_is_said, "exponent - 80 // k", "exponent - 88 // k"),
+    (power_begins_where_it_is_said, "- 80 // k).clamp(min=0)", "- 80 // k)"),
+    (at_most_one, "(aa <= 0) | (bb <= 0)).clamp(0, 1)", "(aa <= 0) | (bb <= 0))"),
+    (the_cheaper_side, "if n >= d / 2: squared", "if True: squared"),
+    (the_cheaper_side, "if n >= d / 2: return", "if n > d / 2: return"),
+    (the_cheaper_side, "if n * (a + b) < a * b else", "if n * (a + b) <= 0.9 * a * b else"),
+]
+
+
+@pytest.mark.parametrize("check", dict.fromkeys(check for check, _, _ in CODE), ids=name)
+def test_guard_holds(check):
+    check(cov)
+
+
+@pytest.mark.parametrize("check, old, new", CODE, ids=[f"{name(line[0])}-{k}" for k, line in enumerate(CODE)])
+def test_damaged_guard_is_noticed(check, old, new):
+    source, damaged = Path(cov.__file__).read_text(encoding="utf-8"), types.ModuleType("damaged")
+    assert source.count(old) == 1, f"covariance.py no longer says {old!r} (once): adapt the damage"
+    exec(compile(source.replace(old, new), "<damaged>", "exec"), damaged.__dict__)
+    with pytest.raises(AssertionError):
+        check(damaged)

@@ -1,11 +1,12 @@
 "The claims of the notebooks: where each is stated, where it is proven, and on what evidence. python tools/claims.py prints the table."
+import ast
 import json
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROOFS = "nbs/01_proofs.ipynb"
-KINDS = ("SymPy, any n and d", "SymPy, at the sizes named", "by hand, checked numerically", "measured")
+KINDS = ("SymPy, any n and d", "SymPy, any n and d, rest by hand", "SymPy, at the sizes named", "by hand, checked numerically", "measured")
 STATEMENT = re.compile(r"> \*\*P(\d+) · (.+?)\.\*\*")
 SECTION = re.compile(r"## P(\d+) · (.+)")
 EVIDENCE = re.compile(r"\*Evidence: (.+?)\*")
@@ -46,6 +47,19 @@ def sections(page: str = PROOFS) -> dict[int | None, dict]:
         match = EVIDENCE.fullmatch(first.partition("\n")[0].strip())
         part["evidence"] = match[1] if match else None
     return parts
+
+
+def assumed(section: dict) -> list[str]:
+    "The rewriting rules that a section's code gives the helper, as written: left = right."
+    trees = [ast.parse(text) for kind, text in section["cells"] if kind == "code"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = {n.targets[0].id: n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    rules = []
+    for call in (node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Facts"):
+        given = next((word.value for word in call.keywords if word.arg == "rules"), ast.Dict([], []))
+        given = named.get(given.id, given) if isinstance(given, ast.Name) else given
+        rules += [f"{ast.unparse(u)} = {ast.unparse(v)}" for u, v in zip(given.keys, given.values, strict=True)]
+    return list(dict.fromkeys(rules))
 
 
 def claims() -> list[dict]:

@@ -45,7 +45,7 @@ SETS = {
 }
 SHARES = (1.0, 0.25, 0.1)  # of MOSI's training labels
 SEEDS = tuple(range(1111, 1116))
-FOLDS, REPEATS = 10, 5
+FOLDS, REPEATS = 10, 3
 SIMULATED = tuple(range(60, 63))
 RATINGS = {
     "text": ("StructuredAnswers", "NoFillers"),
