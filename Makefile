@@ -9,7 +9,7 @@ PRESET ?= dmsil_kappa
 OUT ?= runs/$(DATA)-$(PRESET)-$(shell date +%Y%m%d-%H%M%S)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test test-slow lab mosi bench gpu docs browser soak fuzz notebooks readme pages clean
+.PHONY: train test test-slow lab real bench gpu docs browser soak fuzz notebooks readme pages clean
 .DEFAULT_GOAL := train
 
 # The environment is made once for each change of what it is made from.
@@ -39,9 +39,9 @@ test-slow: .venv/.dev
 lab: .venv/.dev
 	$(BIN)/jupyter lab --notebook-dir . index.ipynb
 
-# Five seeds of three presets and the baselines on CMU-MOSI, into results/mosi.json; goes on where it stopped.
-mosi: .venv/.dev
-	$(BIN)/python tools/mosi.py
+# Three presets, simple baselines and posterior labels on real clips, into results/real.json; goes on where it stopped.
+real: .venv/.dev
+	$(BIN)/python tools/real.py
 
 # Speed and memory beside MMSA, which gets an environment of its own (.venv-mmsa), into results/benchmark.json; half an hour.
 bench: .venv/.user

@@ -4,13 +4,18 @@
 
 # %% auto #0
 __all__ = ['Flat', 'is_first', 'say', 'Train', 'Evaluate', 'Verdict', 'Combine', 'Labels', 'Fetch', 'Features', 'Predict',
-           'table', 'main']
+           'table', 'any_code_page', 'as_options', 'parsed', 'main']
 
 # %% ../nbs/24_cli.ipynb #eaa36c0c
 import argparse
+import codecs
+import contextlib
+import io
 import json
 import os
+import re
 import sys
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +25,14 @@ import torch
 import tyro
 
 from .checkpoints import load_model, write_csv, write_json
-from .clips import DataError, Split, video_of
+from .clips import Caution, DataError, Split, video_of
 from .combinations import GridConfig, grid
 from .corpora import fetch
 from .model import ModelConfig, Spec, input_features, prepare
 from .posterior import Prior, posterior_labels
 from .recordings import features, load_recording, open_data, save_recording
 from .report import Report, information_report
-from .training import PRESETS, Preset, Run, TrainConfig, evaluate, fit, initial_model, predict, predict_clips, preset, tensorboard
+from .training import PRESETS, Preset, Run, TrainConfig, evaluate, fit, fitted, initial_model, predict, predict_clips, preset, tensorboard
 
 # %% ../nbs/24_cli.ipynb #555ae817
 Flat = tyro.conf.OmitArgPrefixes
@@ -48,9 +53,11 @@ def say(text: str) -> None:
 class Train:
     "Train on clips and save the run."
 
-    data: str = "synthetic"  # "synthetic", "mosi", a file in the field's pickle layout, ICT-MMMO's .npz, or a folder of recordings from features
+    data: str = "synthetic"  # "synthetic", "mosi", a file in the field's pickle layout, ICT-MMMO's .npz, a CSV table, or a folder of recordings from features
     out: Path = Path("runs/latest")  # folder for metrics.json, history.csv, config.json, model.safetensors
     resume: bool = False  # go on with the run in --out
+    arrays: tuple[str, ...] = ()  # beside a CSV table: audio=a.npy vision=v.npz …
+    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = ""  # of a file: whose metrics apply; empty: sims if every label is within 1, else mosi
     tensorboard: bool = False  # curves for TensorBoard, in OUT/tensorboard
     clean: bool = False  # replace NaN and infinite features by 0 instead of refusing them
     modalities: tuple[str, ...] = ()  # those to train on, such as text timing; empty: all of the clips
@@ -59,19 +66,24 @@ class Train:
 
     def run(self) -> None:
         "Load, fit, show the table."
-        clips = open_data(self.data, clean=self.clean)
+        clips = open_data(self.data, clean=self.clean, arrays=self.arrays, **({"dataset": self.dataset} if self.dataset else {}))
         if self.data not in ("synthetic", "mosi"):
             clips = replace(clips, name=str(Path(self.data).resolve()))
         clips = clips.only(*self.modalities) if self.modalities else clips
         say(f"{clips.name}: {len(clips.train)} clips to train on, {len(clips.valid)} to validate, {len(clips.test)} to test; {', '.join(clips.modalities)}")
+        for note in clips.notes:
+            say(f"note: {as_options(note)}")
         log = tensorboard(self.out / "tensorboard") if self.tensorboard and is_first() else None
         say(table(fit(clips, Preset(self.train, self.model), self.out, self.resume, log)))
 
 # %% ../nbs/24_cli.ipynb #a6247a93
-def _saved(folder: str | Path, data: str, clean: bool) -> tuple:
+def _saved(folder: str | Path, data: str, clean: bool, dataset: str = "", arrays: tuple[str, ...] = ()) -> tuple:
     "The model of a run, its config.json, and clips as it reads them: those it was trained on where no others are named."
     model, about = load_model(folder)
-    return model, about, prepare(open_data(data or about["clips"]["name"], about["clips"].get("scale"), clean=clean), model.config)
+    known, data = about["clips"], data or about["clips"]["name"]
+    layout = Path(data).suffix not in (".npz", ".safetensors") and Path(data).is_file()
+    clips = open_data(data, known.get("scale"), clean=clean, arrays=arrays, **({"dataset": dataset or known["dataset"]} if layout else {}))
+    return model, about, fitted(clips, model, about, Path(folder).name)
 
 # %% ../nbs/24_cli.ipynb #0eacbd1d
 @dataclass(frozen=True)
@@ -82,11 +94,13 @@ class Evaluate:
     data: str = ""  # clips; as it was trained where empty
     split: Literal["test", "valid", "train"] = "test"  # which clips
     clean: bool = False  # as in train
+    arrays: tuple[str, ...] = ()  # as in train
+    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = ""  # whose metrics apply; empty: as the run was trained
 
     def run(self) -> None:
         "Load the model and the clips, score."
-        model, _, clips = _saved(self.run_folder, self.data, self.clean)
-        print(json.dumps(evaluate(model, getattr(clips, self.split), clips.dataset), indent=2))
+        model, about, clips = _saved(self.run_folder, self.data, self.clean, self.dataset, self.arrays)
+        print(json.dumps(evaluate(model, getattr(clips, self.split), self.dataset or about["clips"]["dataset"]), indent=2))
 
 # %% ../nbs/24_cli.ipynb #74a2c7c2
 def _of_run(folder: str, data: str, split: str, clean: bool) -> tuple[dict, dict, Split]:
@@ -210,9 +224,9 @@ class Features:
     "Make a recording and its transcript into clips that a model can read."
 
     media: tyro.conf.Positional[Path]  # sound or video file
-    transcript: tyro.conf.Positional[Path]  # .srt, .vtt, or .txt with a line a cue
+    transcript: tyro.conf.Positional[Path]  # .srt, .vtt, .ass, Whisper's .json or .tsv, or .txt with a line a cue
     vision: Path | None = None  # features of your own, a time a row: .csv or .npy
-    labels: Path | None = None  # CSV table cue,label[,split], to train on
+    labels: Path | None = None  # CSV table cue,label[,split], by the numbers of the transcript
     audio: bool = True  # measure the voice, which needs opensmile
     out: Path | None = None  # file ending in .safetensors; empty: named as the recording, in this folder
 
@@ -223,6 +237,8 @@ class Features:
         labelled = int((~recording.clips.labels.isnan()).sum())
         seconds = float((recording.end - recording.start).sum())
         print(f"{len(recording)} cues, {seconds:.1f} s, {labelled} with a label; {', '.join(recording.clips.inputs)}; saved in {path}")
+        for note in recording.notes:
+            print(f"note: {as_options(note)}")
 
 # %% ../nbs/24_cli.ipynb #aed14386
 @dataclass(frozen=True)
@@ -239,15 +255,16 @@ class Predict:
         if self.out is not None and self.out.suffix not in (".csv", ".json"):
             raise DataError(f"--out {self.out}: expected a name ending in .csv or .json")
         recording = load_recording(self.recording)
-        rows = recording.timed(predict_clips(self.run_folder, recording.clips, self.device, recording.name))
+        rows = recording.timed(predict_clips(self.run_folder, recording.clips, self.device, recording.name, recording.columns))
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_csv(self.out, rows) if self.out.suffix == ".csv" else write_json(self.out, {"run": str(self.run_folder), "cues": rows})
         clock = lambda t: f"{int(t // 60)}:{t % 60:04.1f}"
         for row in rows:
             print(f"{clock(row['start']):>8} – {clock(row['end']):>7} {row['prediction']:+6.2f}  {row['words']}")
-        bound, metrics = json.loads((self.run_folder / "config.json").read_text())["clips"]["bound"], self.run_folder / "metrics.json"
-        tested = f"; test MAE of this run {json.loads(metrics.read_text())['MAE']:.2f}" if metrics.exists() else ""
+        bound, metrics = json.loads((self.run_folder / "config.json").read_text(encoding="utf-8"))["clips"]["bound"], self.run_folder / "metrics.json"
+        mae = json.loads(metrics.read_text(encoding="utf-8"))["MAE"] if metrics.exists() else None
+        tested = "" if mae is None else f"; test MAE of this run {mae:.2f}"
         print(f"labels from -{bound:g} to {bound:g}{tested}")
         if self.out is not None:
             print(f"saved in {self.out}")
@@ -268,12 +285,68 @@ def table(
     where = f"saved in {run.out}" if run.out else "not saved"
     return "\n".join([*lines, others, f"best epoch {m['best_epoch']} of {m['epochs']}; {where}"])
 
+# %% ../nbs/24_cli.ipynb #233c123c
+_ASCII = {"→": "->", "κ": "kappa", "ρ": "rho", "γ": "gamma", "λ": "lambda", "σ": "sigma", "μ": "mu", "ℓ": "l", "−": "-", "–": "-", "…": "...",
+          "≤": "<=", "≥": ">=", "±": "+-", "·": "*", "×": "x", "│": "|", "─": "-", "━": "-", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "•": "*",
+          "ŷ": "y^", "‖": "||", "²": "2", "∞": "inf", "’": "'", "█": "#"}  # fmt: skip
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    "Letters that a code page lacks, in ASCII; others by their number, so that none is lost."
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(c) or ascii(c)[1:-1] for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("dmsil", _spelled)
+
+
+def any_code_page() -> None:
+    "Let this process print any letter, whatever its output takes."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="dmsil")
+
+# %% ../nbs/24_cli.ipynb #18a665dc
+def as_options(
+    line: str,  # a message, such as "… (clean=True sets them to 0)"
+) -> str:  # "… (--clean sets them to 0)"
+    "Arguments as the command line spells them."
+    line = re.sub(r"^([a-z]+(?:_[a-z]+)*)(?= (?:must|needs) )", lambda m: "--" + m[1].replace("_", "-"), line)
+    line = re.sub(r"^(device|vary|measures|pairs)(?=[: ])", r"--\1", line)
+    option = lambda m: f"--{m[1].replace('_', '-')}" + ("" if m[2] == "True" else f" {m[2]}")
+    return re.sub(r"\b(clean|text|dataset|device|frozen|sequence)=['\"]?(True|[\w./~:-]+)['\"]?", option, line)
+
+
+def _aloud(otherwise):
+    "Show a caution as a line, any other warning as it is shown otherwise."
+    def show(message, category, *place, **more):
+        if not issubclass(category, Caution):
+            return otherwise(message, category, *place, **more)
+        if is_first():
+            print(f"note: {as_options(str(message))}", file=sys.stderr)
+    return show
+
+# %% ../nbs/24_cli.ipynb #6bd6f2e3
+def parsed(
+    commands,  # the dataclasses of the commands
+    argv: list[str],  # words of the command line
+):  # one of them
+    "The command that a line asks for; a complaint names no class of the parser's own."
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(commands, prog="dmsil", args=argv, description="Shared and private information between modalities.")
+    finally:
+        sys.stderr.write(re.sub(r"__tyro[\w-]*__\.", "", said.getvalue()))
+
 # %% ../nbs/24_cli.ipynb #939b0fef
 def main(
     argv: list[str] | None = None,  # words of the command line; None: those of this process
 ) -> None:
     "dmsil train | evaluate | report | labels | grid | features | predict | fetch"
     argv = sys.argv[1:] if argv is None else argv
+    any_code_page()
     first = argparse.ArgumentParser(prog="dmsil", add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="dmsil_kappa")
     try:
@@ -289,9 +362,12 @@ def main(
             | Annotated[Predict, tyro.conf.subcommand("predict")]
             | Annotated[Fetch, tyro.conf.subcommand("fetch")]
         )
-        tyro.cli(commands, prog="dmsil", args=argv, description="Shared and private information between modalities.").run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("once", Caution)
+            warnings.showwarning = _aloud(warnings.showwarning)
+            parsed(commands, argv).run()
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"dmsil: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"dmsil: {as_options(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("dmsil: stopped; the same command goes on (train: with --resume)", file=sys.stderr)

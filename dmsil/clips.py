@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'BOUNDS', 'Texts', 'Vectors', 'Steps', 'Tokens', 'sequences', 'kind_of', 'Split', 'video_of', 'Clips',
-           'DataError', 'few', 'group_splits', 'column_moments', 'in_deviations', 'scaled', 'write_atomic',
-           'synthetic_clips']
+           'DataError', 'few', 'Caution', 'noted', 'one_sided', 'group_splits', 'column_moments', 'in_deviations',
+           'scaled', 'in_order', 'write_atomic', 'synthetic_clips']
 
 # %% ../nbs/07_clips.ipynb #5614fe05
 import os
@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from jaxtyping import Float, Int
@@ -122,6 +123,8 @@ class Clips:
     truth: dict[str, float] = field(default_factory=dict) # least possible errors, where the source knows them
     notes: tuple[str, ...] = () # what was changed on the way in
     scale: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict) # mean and deviation of each column, for clips to come
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict) # names of a modality's columns, where they are known
+    raw_text: tuple[str, ...] = () # sentences of the first clips of train, where their text is tokens of an unknown encoder
 
     @property
     def modalities(self) -> tuple[str, ...]: return tuple(self.train.inputs)
@@ -160,6 +163,26 @@ def few(
     "Names for a message."
     names = [str(name)[:30] for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+
+# %% ../nbs/07_clips.ipynb #73640264
+class Caution(UserWarning):
+    "What is odd about a source, in one line."
+
+def noted(
+    clips: Clips, # any source
+    *lines: str, # what is odd about them
+) -> Clips: # with those lines in `notes`
+    "Warn of what is not yet in the notes."
+    for line in (new := [line for line in lines if line not in clips.notes]): warn(line, Caution, stacklevel=3)
+    return replace(clips, notes=(*clips.notes, *new)) if new else clips
+
+def one_sided(
+    y: Float[Tensor, " n"], # labels of train
+) -> str: # a line, or ""
+    "Labels of which none is negative, or none positive: the sign is no class then, and generated labels don't move."
+    low, high = float(y.min()), float(y.max())
+    if len(y) < 10 or low == high or low < 0 < high: return ""
+    return f"labels: all from {low:g} to {high:g}, on one side of 0, where positive and negative part; move the neutral label to 0 (centre=…)"
 
 # %% ../nbs/07_clips.ipynb #b2c3d875
 def group_splits(
@@ -208,6 +231,20 @@ def scaled(
     mean, std = (torch.tensor(m, dtype=torch.float64) for m in moments)
     z = in_deviations(x.values, mean, torch.where(std > 0, std, torch.inf), cut)
     return Steps((z * (x.values != 0).any(2, keepdim=True)).float(), x.lengths) if isinstance(x, Steps) else Vectors(z.float())
+
+# %% ../nbs/07_clips.ipynb #d1ee6cfe
+def in_order(
+    x: Vectors | Steps, # with columns called `names`
+    names: tuple[str, ...], # none where they are unknown
+    wanted: tuple[str, ...], # the order to bring them into; none: as they are
+    file: str, # for the message
+    modality: str, # for the message
+) -> Vectors | Steps:
+    "The columns in another order, if they are the same ones."
+    if tuple(names) == tuple(wanted) or not wanted: return x
+    if len(set(names)) < len(names) or set(names) != set(wanted):
+        raise DataError.at(file, "", modality, f"columns {few(names)}" if names else "columns without names", f"the columns {few(wanted)}")
+    return replace(x, values=x.values[..., [names.index(name) for name in wanted]])
 
 # %% ../nbs/07_clips.ipynb #0371a3e6
 def write_atomic(

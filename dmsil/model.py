@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .clips import Clips, Split, Steps, Texts, Tokens, Vectors
-from .encoders import SequenceEncoder, TextEncoder, VectorEncoder, embed, mean_and_spread, tokenize
+from .clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, noted
+from .encoders import SequenceEncoder, TextEncoder, VectorEncoder, check_tokens, embed, mean_and_spread, tokenize, unreadable
 
 # %% ../nbs/13_model.ipynb #24de6dbf
 class Head(nn.Module):
@@ -70,10 +70,31 @@ def pick_device(
     name: str = "auto",  # auto, cpu, cuda, cuda:1, mps …
 ) -> torch.device:
     "auto: CUDA, then Apple's MPS, then the CPU. Each of several processes takes a GPU of its own."
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    several, asked = int(os.environ.get("WORLD_SIZE", 1)) > 1, name
+    name = {"gpu": "cuda"}.get(name.lower(), f"cuda:{name}" if name.isdigit() else name.lower())
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and not several else "cpu"
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if several and name == "cuda" else name)
+    gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    here = ", ".join(["auto", "cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])])
+    try:
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if several and name == "cuda" else name)
+    except RuntimeError:
+        raise DataError(f"device {asked!r} is not one that torch knows; expected one of this machine's: {here}") from None
+    if not several and device.type in ("cuda", "mps") and str(device) not in (*here.split(", "), *(["cuda"] if gpus else [])):
+        raise DataError(f"device {asked!r}: found none such on this machine; expected one of {here}")
+    return device
+
+# %% ../nbs/13_model.ipynb #b36e1b6a
+def _doubts(clips: Clips, made: dict, part: str, text: str) -> list[str]:
+    "What is to be said about the text of a split and the encoder; tokens of another encoder are refused."
+    found = []
+    for s, x in made.items():
+        if isinstance(x, Tokens) and len(x):
+            given = clips.splits[part].inputs[s]
+            said = given.strings[:64] if isinstance(given, Texts) else clips.raw_text
+            found += [] if isinstance(given, Texts) else [check_tokens(x, text, said if part == "train" else ())]
+            found.append(unreadable(x, text, said))
+    return [line for line in found if line]
 
 # %% ../nbs/13_model.ipynb #6a67fd66
 def prepare(
@@ -86,15 +107,16 @@ def prepare(
     "Sentences become tokens or, with a frozen encoder, vectors."
     text = any(isinstance(x, (Texts, Tokens)) for part in parts for x in clips.splits[part].inputs.values())
     encoder = TextEncoder(config.text, config.pooling).to(device) if config.frozen and text else None
+    made = {part: {s: tokenize(x, config.text) if isinstance(x, Texts) else x for s, x in clips.splits[part].inputs.items()} for part in parts}
+    clips = noted(clips, *_doubts(clips, made[parts[0]], parts[0], config.text))
 
     def ready(x):
-        x = tokenize(x, config.text) if isinstance(x, Texts) else x
         return embed(encoder, x, progress=progress) if config.frozen and isinstance(x, Tokens) else x
 
-    def split(part: Split) -> Split:
-        return replace(part, inputs={name: ready(x) for name, x in part.inputs.items()})
+    def split(part: str) -> Split:
+        return replace(clips.splits[part], inputs={s: ready(x) for s, x in made[part].items()})
 
-    return replace(clips, **{part: split(clips.splits[part]) for part in parts})
+    return replace(clips, **{part: split(part) for part in parts})
 
 # %% ../nbs/13_model.ipynb #0f147f89
 def input_features(

@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['RATE', 'Cue', 'read_transcript', 'read_audio', 'level', 'threshold', 'silences', 'word_times', 'timing',
-           'place_lines', 'voice_columns', 'voice', 'read_vision', 'Recording', 'features', 'save_recording',
-           'load_recording', 'recorded_clips', 'open_data']
+           'place_lines', 'voice_columns', 'voice', 'vision_columns', 'read_vision', 'Recording', 'features',
+           'save_recording', 'load_recording', 'recorded_clips', 'open_data']
 
 # %% ../nbs/11_recordings.ipynb #87c8064d
 import codecs
-import csv
 import html
 import json
 import math
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +33,9 @@ from dmsil.clips import (
     Texts,
     Vectors,
     column_moments,
+    few,
     group_splits,
+    in_order,
     kind_of,
     scaled,
     sequences,
@@ -42,6 +43,7 @@ from dmsil.clips import (
 )
 from .corpora import open_clips, word_rhythm
 from .pickles import checked_clips, map_npy
+from .tables import clips_from_table, read_table
 
 # %% ../nbs/11_recordings.ipynb #16f95e2c
 def _bad(file: str | Path, where: str, found, expected) -> DataError: # one line
@@ -51,7 +53,7 @@ def _bad(file: str | Path, where: str, found, expected) -> DataError: # one line
 @dataclass(frozen=True)
 class Cue:
     "What is said between two times."
-    number: int # its place in the transcript, from 1, cues without words counted
+    number: int # the file's own, else its place from 1, cues without words counted
     start: float # seconds; nan in plain text
     end: float
     text: str # without tags
@@ -100,7 +102,7 @@ def _cue(file: str, number: int, at: int, block: list[str]) -> Cue:
     if head >= len(block): raise _bad(file, f"line {at}", block[0], shown)
     match = _ARROW.fullmatch(block[head].strip())
     start, end = (_seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])) if match else (math.nan, math.nan)
-    if not start < end: raise _bad(file, f"line {at + head}", block[head], shown)
+    if not start <= end: raise _bad(file, f"line {at + head}", block[head], shown)
     for k, line in enumerate(block[head + 1:], at + head + 1):
         if "-->" in line: raise _bad(file, f"line {k}", line, "an empty line before the next cue")
     text = " ".join(block[head + 1:])
@@ -123,31 +125,104 @@ def _blocks(lines: list[str]): # (number of its first line, its lines)
             block = []
 
 # %% ../nbs/11_recordings.ipynb #22c7fb11
+def _behind_header(at: int, block: list[str]) -> tuple[int, list[str]]: # of WebVTT, where the empty line is missing
+    k = next((k for k, line in enumerate(block) if k and "-->" in line), len(block))
+    if 1 < k < len(block) and not re.search("[:=]", block[k - 1]): k -= 1 # its name
+    return at + k, block[k:]
+
+def _own_numbers(file: str, blocks: list[tuple[int, list[str]]]) -> list[int]: # those of the file, if it has any
+    own = [int(block[0]) if "-->" in "".join(block[1:2]) and re.fullmatch(r"[0-9]{1,9}", block[0].strip()) else None for _, block in blocks]
+    some, first = None in own, {}
+    for place, (k, (at, _)) in enumerate(zip(own, blocks, strict=True), 1):
+        if k is None: continue
+        if some and k != place: raise _bad(file, f"line {at}", f"number {k} in place {place}, and cues without a number", "a number for each cue, or for none")
+        if k in first: raise _bad(file, f"line {at}", f"number {k}, as on line {first[k]}", "each number once")
+        first[k] = at
+    return list(range(1, len(blocks) + 1)) if some else own
+
 def _subtitles(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of SubRip or WebVTT."
     blocks = list(_blocks(lines))
     if path.suffix.lower() == ".vtt":
         if not lines[0].startswith("WEBVTT"): raise _bad(path, "line 1", lines[0], "WEBVTT")
-        blocks = [block for block in blocks[1:] if not re.match(r"(NOTE|STYLE|REGION)\b", block[1][0])]
-    return [_cue(path.name, k, *block) for k, block in enumerate(blocks[:_MOST_CUES + 1], 1)]
+        blocks = [_behind_header(*blocks[0]), *(block for block in blocks[1:] if not re.match(r"(NOTE|STYLE|REGION)\b", block[1][0]))]
+        blocks = blocks if blocks[0][1] else blocks[1:]
+    if len(blocks) > 1 and [line.strip().isdigit() for line in blocks[-1][1]] == [True]: blocks.pop() # a number, and the end of the file
+    if len(blocks) > _MOST_CUES: raise _bad(path, "", f"more than {_MOST_CUES} cues", "fewer")
+    return [_cue(path.name, k, *block) for k, block in zip(_own_numbers(path.name, blocks), blocks, strict=True)]
+
+# %% ../nbs/11_recordings.ipynb #4bd52b86
+def _segment(file: str, place: int, row: dict) -> Cue:
+    "A segment of Whisper's; whisper.cpp has milliseconds under `offsets`."
+    try:
+        start, end = (row["offsets"][k] / 1000 for k in ("from", "to")) if "offsets" in row else (row[k] * 1.0 for k in ("start", "end"))
+        number, text = row.get("id", place), _plain(row["text"])
+        if type(number) is not int or not 0 <= start <= end < 360_000: raise ValueError
+        words, stamps = row.get("words") or [], []
+        for word in words: # those without a time belong to the one before
+            if "start" in word or not stamps: stamps.append((float(word.get("start", start)), _plain(word.get("word", ""))))
+            else: stamps[-1] = (stamps[-1][0], f"{stamps[-1][1]} {_plain(word.get('word', ''))}")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _bad(file, f"segment {place}", str(row)[:100], "start and end in seconds, and text") from None
+    stamps = [stamp for stamp in stamps if stamp[1]]
+    rising = all(a <= b for a, b in pairwise([start, *(t for t, _ in stamps), end]))
+    return Cue(number, start, end, text, tuple(stamps) if rising else ())
+
+def _json(path: Path, lines: list[str]) -> list[Cue]:
+    "The cues of Whisper's JSON."
+    try: found = json.loads("\n".join(lines))
+    except (ValueError, RecursionError) as error: raise _bad(path, "", f"no JSON ({error})", "what Whisper writes") from None
+    rows = found.get("segments", found.get("transcription")) if isinstance(found, dict) else found
+    if not isinstance(rows, list): raise _bad(path, "", "no list of segments", "what Whisper writes: segments with start, end and text")
+    return [_segment(path.name, k, row) for k, row in enumerate(rows, 1)]
+
+def _tsv(path: Path, lines: list[str]) -> list[Cue]:
+    "The cues of Whisper's TSV, in milliseconds."
+    if lines[0].split("\t") != ["start", "end", "text"]: raise _bad(path, "line 1", lines[0], "start, end and text, with tabs between them")
+    cues = []
+    for k, line in enumerate(lines[1:], 2):
+        cells = line.split("\t", 2)
+        if not line.strip(): continue
+        times = [int(cell) / 1000 for cell in cells[:2] if re.fullmatch(r"[0-9]{1,9}", cell)]
+        if len(cells) < 3 or len(times) < 2 or times[0] > times[1]: raise _bad(path, f"line {k}", line, "two times in milliseconds, and text")
+        cues.append(Cue(len(cues) + 1, *times, _plain(cells[2])))
+    return cues
+
+def _ass(path: Path, lines: list[str]) -> list[Cue]:
+    "The cues of SubStation Alpha."
+    try: events = _installed("pysubs2").SSAFile.from_string("\n".join(lines), format_="ass")
+    except DataError: raise
+    except Exception as error: # whatever a damaged line leads to
+        raise _bad(path, "", f"damaged subtitles ({type(error).__name__}: {error})", "Advanced SubStation Alpha") from None
+    said = [e for e in events if e.type == "Dialogue" and not e.is_drawing]
+    for k, e in enumerate(said, 1):
+        if not 0 <= e.start <= e.end: raise _bad(path, f"cue {k}", f"{e.start} to {e.end} ms", "a start before the end")
+    return [Cue(k, e.start / 1000, e.end / 1000, _plain(e.plaintext)) for k, e in enumerate(said, 1)]
 
 # %% ../nbs/11_recordings.ipynb #6ffc097b
+_FORMATS = {".srt": _subtitles, ".vtt": _subtitles, ".json": _json, ".tsv": _tsv, ".ass": _ass, ".ssa": _ass}
+
 def read_transcript(
-    path: str | Path, # .srt, .vtt, or .txt with a line a cue
+    path: str | Path, # .srt, .vtt, .ass, Whisper's .json or .tsv, or .txt with a line a cue
+    notes: list[str] | None = None, # gets a line for each kind of cue that is left out
 ) -> list[Cue]: # those with words, in the order of the file
     "The cues of a transcript; what can't be read is named with its line."
-    path = Path(path)
-    if path.suffix.lower() not in (".srt", ".vtt", ".txt"): raise _bad(path, "", f"a name ending in {path.suffix!r}", ".srt, .vtt or .txt")
+    path, notes = Path(path), [] if notes is None else notes
+    kind = path.suffix.lower()
+    if kind not in (*_FORMATS, ".txt"): raise _bad(path, "", f"a name ending in {path.suffix!r}", ".srt, .vtt or .txt, .ass, or Whisper's .json or .tsv")
     lines = _text_lines(path)
-    if path.suffix.lower() == ".txt":
+    if kind == ".txt":
         arrow = next((k for k, line in enumerate(lines, 1) if "-->" in line), None)
         if arrow: raise _bad(path, f"line {arrow}", lines[arrow - 1], "plain text; subtitles end in .srt or .vtt")
         cues = [Cue(k, math.nan, math.nan, _plain(line)) for k, line in enumerate(filter(str.strip, lines), 1)]
-    else: cues = _subtitles(path, lines)
+    else: cues = _FORMATS[kind](path, lines)
     if len(cues) > _MOST_CUES: raise _bad(path, "", f"more than {_MOST_CUES} cues", "fewer")
     if longest := [cue for cue in cues if len(cue.text) > _MOST_LETTERS]:
         raise _bad(path, f"cue {longest[0].number}", f"{len(longest[0].text)} letters", f"at most {_MOST_LETTERS}")
-    if not (cues := [cue for cue in cues if cue.text]): raise _bad(path, "", "no cue with words", "at least one")
+    if len({cue.number for cue in cues}) < len(cues): raise _bad(path, "", "a number twice", "each cue's number once")
+    if gone := [cue.number for cue in cues if cue.start == cue.end and cue.text]:
+        notes.append(f"{path.name}: cues of no length left out: {few(gone)}")
+    if not (cues := [cue for cue in cues if cue.text and cue.start != cue.end]): raise _bad(path, "", "no cue with words", "at least one")
     return cues
 
 # %% ../nbs/11_recordings.ipynb #09abf9a1
@@ -162,14 +237,31 @@ def _installed(module: str):
         raise DataError(f'{module} is not installed, recordings need it; pip install "dmsil[recordings]"') from None
 
 # %% ../nbs/11_recordings.ipynb #768b2609
-def _by_soundfile(path: Path, longest: float) -> Float[np.ndarray, " samples"]:
+def _shares(path: Path, notes: list[str]) -> Float[np.ndarray, " channels"]:
+    "What each channel counts for in the mean: nothing if it is silent; one alone where the others cancel it."
+    with _installed("soundfile").SoundFile(path) as sound:
+        n = sound.channels
+        if n == 1: return np.ones(1)
+        power, mixed, loud = np.zeros(n), 0.0, lambda: power > 1e-6 * power.max()
+        while len(block := sound.read(2**16, dtype="float32", always_2d=True)):
+            power += (block.astype(float) ** 2).sum(0)
+            mixed += ((block @ loud().astype(float)) ** 2).sum() / max(loud().sum(), 1) ** 2
+    shares = loud() / max(loud().sum(), 1)
+    if 0 < loud().sum() < n: notes.append(f"{path.name}: {n - loud().sum()} of {n} channels are silent and left out")
+    if mixed < 0.02 * power.mean():
+        shares = np.eye(n)[power.argmax()]
+        notes.append(f"{path.name}: the channels cancel each other; channel {power.argmax() + 1} is read alone")
+    return shares if shares.any() else np.full(n, 1 / n)
+
+def _by_soundfile(path: Path, longest: float, notes: list[str]) -> Float[np.ndarray, " samples"]:
     "Mono samples at 16 kHz."
     from scipy.signal import resample_poly
+    shares = _shares(path, notes).astype(np.float32)
     with _installed("soundfile").SoundFile(path) as sound:
         rate, blocks, n = sound.samplerate, [], 0
         if not 4_000 <= rate <= 400_000: raise _bad(path, "", f"{rate} samples a second", "4,000 to 400,000")
         while len(block := sound.read(2**16, dtype="float32", always_2d=True)):
-            blocks.append(block.mean(1))
+            blocks.append(block @ shares)
             n += len(block)
             if n > longest * rate: raise _bad(path, "", f"more than {longest:g} s of sound", "a shorter recording")
     x, g = np.concatenate(blocks or [np.zeros(0, np.float32)]), math.gcd(rate, RATE)
@@ -192,20 +284,30 @@ def _by_ffmpeg(path: Path, longest: float) -> Float[np.ndarray, " samples"]:
     if len(x) > longest * RATE: raise _bad(path, "", f"more than {longest:g} s of sound", "a shorter recording")
     return x
 
+# %% ../nbs/11_recordings.ipynb #6fd4befc
+def _within_one(x: Float[np.ndarray, " samples"], path: Path, notes: list[str]) -> Float[np.ndarray, " samples"]:
+    "Samples within ±1, but for what a decoder overshoots; 16-bit numbers written as floats are brought there."
+    peak = float(np.abs(x).max())
+    if peak <= 4: return x
+    if not 128 < peak < 34_000: raise _bad(path, "", f"samples up to {peak:.4g}", "samples within ±1, or ±32768")
+    notes.append(f"{path.name}: samples up to {peak:.0f} are read as 16-bit numbers and divided by 32768")
+    return x / np.float32(32768)
+
 # %% ../nbs/11_recordings.ipynb #f954c98d
 def read_audio(
     path: str | Path, # a sound file, or a video with a sound track
     longest: float = 7200.0, # seconds; a longer recording is refused
+    notes: list[str] | None = None, # gets a line for what was changed
 ) -> Float[np.ndarray, " samples"]: # mono, float32, 16,000 a second
     "The sound of a recording."
-    path = Path(path)
+    path, notes = Path(path), [] if notes is None else notes
     if not path.is_file(): raise _bad(path, "", "no such file", "a recording")
     broken = _installed("soundfile").SoundFileRuntimeError
-    try: x = _by_soundfile(path, longest)
+    try: x = _by_soundfile(path, longest, notes)
     except broken: x = _by_ffmpeg(path, longest)
     if len(x) < RATE // 10: raise _bad(path, "", f"{len(x) / RATE:.3f} s of sound", "at least 0.1 s")
     if not np.isfinite(x).all(): raise _bad(path, "", "samples that are not finite", "a whole recording")
-    return x
+    return _within_one(x, path, notes)
 
 # %% ../nbs/11_recordings.ipynb #f4c4fc6b
 def level(
@@ -359,20 +461,28 @@ def voice(
     return torch.from_numpy(np.nan_to_num(np.stack(rows), nan=0.0, posinf=0.0, neginf=0.0)).float()
 
 # %% ../nbs/11_recordings.ipynb #9a580162
+def _time_column(path: Path, head: list[str]) -> int:
+    at = [k for k, name in enumerate(head) if name.lower() in ("time", "timestamp")]
+    if len(at) != 1: raise _bad(path, "heading", f"{len(at)} columns time or timestamp", "one")
+    return at[0]
+
 def _vision_csv(path: Path) -> Float[np.ndarray, "m d"]: # time first
     "The table, time moved to the front."
-    with open(path, encoding="utf-8-sig", newline="") as opened:
-        rows = csv.reader(opened, strict=True)
-        head = [cell.strip() for cell in next(rows, [])]
-        at = [k for k, name in enumerate(head) if name.lower() in ("time", "timestamp")]
-        if len(at) != 1: raise _bad(path, "heading", f"{len(at)} columns time or timestamp", "one")
-        found = []
-        for cells in rows:
-            at_line = f"line {rows.line_num}"
-            if len(cells) != len(head): raise _bad(path, at_line, f"{len(cells)} cells", f"{len(head)}, as in the heading")
-            try: found.append([float(cell) for cell in (cells[at[0]], *cells[:at[0]], *cells[at[0] + 1:])])
-            except ValueError as error: raise _bad(path, at_line, error, "numbers") from None
+    head, rows, number = read_table(path)
+    at, found = _time_column(path, head), []
+    for line, cells in rows:
+        try: found.append([number(cell) for cell in (cells[at], *cells[:at], *cells[at + 1:])])
+        except ValueError as error: raise _bad(path, f"line {line}", error, "numbers") from None
     return np.array(found).reshape(len(found), len(head))
+
+def vision_columns(
+    path: str | Path, # as in `read_vision`
+) -> tuple[str, ...]: # none of an .npy
+    "The names of a user's features."
+    if Path(path).suffix.lower() != ".csv": return ()
+    head = read_table(path)[0]
+    at = _time_column(Path(path), head)
+    return (*head[:at], *head[at + 1:])
 
 # %% ../nbs/11_recordings.ipynb #78a2b65f
 def read_vision(
@@ -402,6 +512,16 @@ def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]: # (steps, 
     none = np.zeros((1, table.shape[1] - 1))
     return [torch.from_numpy(table[a:b, 1:] if a < b else none).float() for a, b in zip(first, last, strict=True)]
 
+def _vision_of(path: Path, spans, last: float, notes: list[str]) -> Steps:
+    "The rows of each cue, if the table's clock is the recording's."
+    found, end = _between(table := read_vision(path), spans), table[-1, 0]
+    lone = sum(bool((rows == 0).all()) for rows in found)
+    clock = f"times from {table[0, 0]:g} to {end:g}"
+    if end > 3 * last + 1: raise _bad(path, "vision", clock, f"seconds of a recording of {last:.1f} s")
+    if lone == len(found): raise _bad(path, "vision", f"{clock}, and no row that is not 0 in any cue", f"rows from {spans[0][0]:g} s on")
+    if lone: notes.append(f"{path.name}: {lone} of {len(found)} cues have no row; they count as not seen")
+    return sequences(found)
+
 # %% ../nbs/11_recordings.ipynb #69e1ad53
 @dataclass(frozen=True, eq=False)
 class Recording:
@@ -411,6 +531,8 @@ class Recording:
     end: Float[Tensor, " n"]
     clips: Split # ids "NAME_NUMBER"; inputs as they come, not scaled; label nan where unknown
     parts: tuple[str, ...] = () # the split each clip is to go to, where the labels say so
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict) # names of a modality's columns, where they are known
+    notes: tuple[str, ...] = () # what was left out or changed on the way in
     def __len__(self) -> int: return len(self.clips)
     def timed(self,
         rows: list[dict], # one a clip, as `dmsil.training.predict_clips` makes them
@@ -421,23 +543,30 @@ class Recording:
         return [{"clip": row["clip"]} | span | row | {"words": said} for row, span, said in zip(rows, spans, words, strict=True)]
 
 # %% ../nbs/11_recordings.ipynb #00bb2566
-def _labelled(path: Path, cues: list[Cue]) -> tuple[list[float], tuple[str, ...]]: # labels, splits
-    "Labels by the number of the cue."
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as opened: rows = list(csv.reader(opened, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error: raise _bad(path, "", error, "a table cue,label in UTF-8") from None
-    head, number = [cell.strip() for cell in rows[0]] if rows else [], {cue.number: k for k, cue in enumerate(cues)}
+def _vote(path: Path, line: int, row: dict, number, cues: dict[int, int]) -> tuple[int, float, str]: # which cue, label, split
+    "A line of a table of labels."
+    at, numbers = f"line {line}", f"{min(cues)} to {max(cues)}"
+    try: k, y = int(row["cue"]), number(row["label"])
+    except ValueError: raise _bad(path, at, ", ".join(row.values()), "the number of a cue with words, and a label") from None
+    if k not in cues: raise _bad(path, at, f"cue {k}", f"the number of a cue with words; this transcript has {numbers}, {len(cues)} of them")
+    if not abs(y) <= 3: raise _bad(path, at, row["label"], "a label within ±3")
+    split = row.get("split", "")
+    if "split" in row and split not in ("train", "valid", "test"): raise _bad(path, at, repr(split), "train, valid or test")
+    return cues[k], y, split
+
+def _labelled(path: Path, cues: list[Cue], notes: list[str]) -> tuple[list[float], tuple[str, ...]]: # labels, splits
+    "Labels by the number of the cue; of several raters, their mean."
+    head, rows, number = read_table(path)
     if not {"cue", "label"} <= set(head):
         raise _bad(path, "heading", ", ".join(head) or "nothing", "cue and label, and split where it is known")
-    labels, parts = [math.nan] * len(cues), [""] * len(cues)
-    for line, cells in enumerate(rows[1:], 2):
-        row, at = dict(zip(head, map(str.strip, cells), strict=False)), f"line {line}"
-        if not any(row.values()): continue
-        try: k, y = number[int(row["cue"])], float(row["label"])
-        except (ValueError, KeyError): raise _bad(path, at, ", ".join(cells), "the number of a cue with words, and a label") from None
-        if not abs(y) <= 3: raise _bad(path, at, row["label"], "a label within ±3")
-        labels[k], parts[k] = y, row.get("split", "")
-        if "split" in head and parts[k] not in ("train", "valid", "test"): raise _bad(path, at, repr(parts[k]), "train, valid or test")
+    votes, parts, place = [[] for _ in cues], [""] * len(cues), {cue.number: k for k, cue in enumerate(cues)}
+    for line, cells in rows:
+        k, y, split = _vote(path, line, dict(zip(head, cells, strict=True)), number, place)
+        if votes[k] and split != parts[k]: raise _bad(path, f"line {line}", f"cue {cues[k].number} in {split} and in {parts[k]}", "one split")
+        votes[k].append(y)
+        parts[k] = split
+    if several := sum(len(vote) > 1 for vote in votes): notes.append(f"{path.name}: {several} cues have several labels; their mean is taken")
+    labels = [sum(vote) / len(vote) if vote else math.nan for vote in votes]
     return labels, tuple(parts) if "split" in head else ()
 
 # %% ../nbs/11_recordings.ipynb #a1ac9c29
@@ -451,25 +580,28 @@ def _within(cues: list[Cue], last: float, transcript: str, media: str) -> list[C
 # %% ../nbs/11_recordings.ipynb #f8386dfc
 def features(
     media: str | Path, # a sound file, or a video with a sound track
-    transcript: str | Path, # .srt, .vtt or .txt
+    transcript: str | Path, # as in `read_transcript`
     vision: str | Path | None = None, # as in `read_vision`
     labels: str | Path | None = None, # a CSV table cue,label[,split]
     name: str = "", # of the recording; empty: the file's
     audio: bool = True, # measure the voice, which needs opensmile
 ) -> Recording: # text, audio, timing, and vision where it is given
     "What a model reads in a recording."
-    media, transcript = Path(media), Path(transcript)
-    cues, x = read_transcript(transcript), read_audio(media)
+    media, transcript, notes = Path(media), Path(transcript), []
+    cues, x = read_transcript(transcript, notes), read_audio(media, notes=notes)
     if math.isnan(cues[0].start): cues = place_lines(cues, x, media.name)
-    cues, quiet = _within(cues, len(x) / RATE, transcript.name, media.name), silences(x)
+    cues, quiet, columns = _within(cues, len(x) / RATE, transcript.name, media.name), silences(x), {}
     spans = [(cue.start, cue.end) for cue in cues]
     inputs = {"text": Texts(tuple(cue.text for cue in cues))} | ({"audio": Vectors(voice(x, spans))} if audio else {})
     inputs["timing"] = sequences([timing(cue, quiet) for cue in cues])
-    if vision is not None: inputs["vision"] = sequences(_between(read_vision(vision), spans))
-    y, parts = _labelled(Path(labels), cues) if labels is not None else ([math.nan] * len(cues), ())
+    if vision is not None:
+        inputs["vision"] = _vision_of(Path(vision), spans, len(x) / RATE, notes)
+        columns = {"vision": names} if (names := vision_columns(vision)) else {}
+    y, parts = _labelled(Path(labels), cues, notes) if labels is not None else ([math.nan] * len(cues), ())
     name = name or media.stem
     start, end = torch.tensor(spans, dtype=torch.float32).T.contiguous()
-    return Recording(name, start, end, Split(tuple(f"{name}_{cue.number}" for cue in cues), inputs, torch.tensor(y)), parts)
+    clips = Split(tuple(f"{name}_{cue.number}" for cue in cues), inputs, torch.tensor(y))
+    return Recording(name, start, end, clips, parts, columns, tuple(notes))
 
 # %% ../nbs/11_recordings.ipynb #a7f70510
 _KIND = "dmsil recording 1"
@@ -488,14 +620,15 @@ def save_recording(
         if not isinstance(x, Texts): tensors[f"inputs.{s}"] = x.values
         if isinstance(x, Steps): tensors[f"lengths.{s}"] = x.lengths
     told = {"kind": _KIND, "name": recording.name, "ids": json.dumps(clips.ids), "parts": json.dumps(recording.parts),
-            "text": json.dumps(clips.inputs["text"].strings), "modalities": json.dumps(list(clips.inputs))}
+            "text": json.dumps(clips.inputs["text"].strings), "modalities": json.dumps(list(clips.inputs)),
+            "columns": json.dumps(recording.columns), "notes": json.dumps(recording.notes)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p, told))
     return path
 
 # %% ../nbs/11_recordings.ipynb #28cfc0f2
 def _strings(told: dict, field: str, n: int | None) -> tuple[str, ...]:
-    values = json.loads(told[field])
+    values = json.loads(told[field]) if isinstance(told[field], str) else told[field]
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values): raise ValueError(f"{field} is no list of strings")
     if n is not None and len(values) != n: raise ValueError(f"{len(values)} {field} for {n} clips")
     return tuple(values)
@@ -523,7 +656,10 @@ def _checked_recording(told: dict, tensors: dict[str, Tensor]) -> Recording:
     if len(set(ids)) < n or len(parts) not in (0, n): raise ValueError("an id twice, or splits for other clips")
     names = _strings(told, "modalities", None)
     inputs = {s: Texts(texts) if s == "text" else _input(tensors, s, n) for s in names}
-    return Recording(told["name"], start, end, Split(ids, inputs, labels), parts)
+    columns = {s: _strings(json.loads(told["columns"]), s, None) for s in json.loads(told["columns"])} if "columns" in told else {}
+    for s, found in columns.items():
+        if len(found) != inputs[s].values.shape[-1]: raise ValueError(f"{len(found)} names of {s}")
+    return Recording(told["name"], start, end, Split(ids, inputs, labels), parts, columns, _strings(told, "notes", None) if "notes" in told else ())
 
 # %% ../nbs/11_recordings.ipynb #7c7a2ff5
 def load_recording(
@@ -549,10 +685,11 @@ def _moments(x: Vectors | Steps) -> tuple[list[float], list[float]]: # mean and 
     return mean.tolist(), torch.where(std.isinf(), 0, std).tolist()
 
 # %% ../nbs/11_recordings.ipynb #a1ca7e87
-def _joined(recordings: list[Recording], s: str, keep: Tensor) -> Texts | Vectors | Steps:
+def _joined(recordings: list[Recording], s: str, keep: Tensor, names: tuple[str, ...] = ()) -> Texts | Vectors | Steps:
     "One modality of several recordings, a row a labelled clip."
     xs = [r.clips.inputs[s] for r in recordings]
     if isinstance(xs[0], Texts): return Texts(sum((x.strings for x in xs), ())).take(keep)
+    xs = [in_order(x, r.columns.get(s, ()), names, r.name, s) for x, r in zip(xs, recordings, strict=True)]
     if isinstance(xs[0], Vectors): return Vectors(torch.cat([x.values for x in xs])).take(keep)
     return sequences([row[:k] for x in xs for row, k in zip(x.values, x.lengths.tolist(), strict=True)]).take(keep)
 
@@ -566,6 +703,12 @@ def _dealt(recordings: list[Recording], keep: Tensor, file: str) -> list[str]: #
     groups = [owner[k] for k in keep.tolist()]
     if len(set(groups)) < 3: raise _bad(file, "", f"{len(set(groups))} recordings with labels", "at least 3, or a column split")
     return group_splits(groups)
+
+# %% ../nbs/11_recordings.ipynb #dbe67898
+def _left_out(recordings: list[Recording], names: list[str]) -> list[str]:
+    "A note for each modality that only some recordings have."
+    having = {s: sum(s in r.clips.inputs for r in recordings) for r in recordings for s in r.clips.inputs}
+    return [f"{s}: left out, {k} of {len(recordings)} recordings have it" for s, k in having.items() if s not in names]
 
 # %% ../nbs/11_recordings.ipynb #f9b61008
 def recorded_clips(
@@ -583,24 +726,34 @@ def recorded_clips(
     for s in names:
         kinds = {kind_of(r.clips.inputs[s]) for r in recordings}
         if len(kinds) > 1: raise _bad(where, s, " and ".join(sorted(kinds)), "the same features in every recording")
-    parts, inputs = np.array(_dealt(recordings, keep, where.name)), {s: _joined(recordings, s, keep) for s in names}
+    columns = {s: found for s, found in next((r.columns for r in recordings if r.columns), {}).items() if s in names}
+    parts, inputs = np.array(_dealt(recordings, keep, where.name)), {s: _joined(recordings, s, keep, columns.get(s, ())) for s in names}
     rows = {name: torch.from_numpy(np.flatnonzero(parts == name)) for name in ("train", "valid", "test")}
     for name, r in rows.items():
         if not len(r): raise DataError.at(where.name, name, "", "no clip", "at least one in train, valid and test")
     scale = {s: (scale or {}).get(s) or _moments(inputs[s].take(rows["train"])) for s in ("audio", "vision") if s in names}
     inputs |= {s: scaled(inputs[s], moments) for s, moments in scale.items()}
     ids, labels = Texts(sum((r.clips.ids for r in recordings), ())).take(keep), torch.cat([r.clips.labels for r in recordings])[keep]
-    notes = (f"{sum(map(len, recordings)) - len(keep)} clips without a label left out",
-             "audio, vision: scaled by mean and deviation, cut at ±5")
+    notes = (*(note for r in recordings for note in r.notes), f"{sum(map(len, recordings)) - len(keep)} clips without a label left out",
+             "audio, vision: scaled by mean and deviation, cut at ±5", *_left_out(recordings, names))
     def part(r): return Split(ids.take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r])
-    return checked_clips(Clips(where.stem, *map(part, rows.values()), notes=notes, scale=scale), where.name)
+    return checked_clips(Clips(where.stem, *map(part, rows.values()), notes=notes, scale=scale, columns=columns), where.name)
 
 # %% ../nbs/11_recordings.ipynb #b0b23cc6
+def _arrays(words: tuple[str, ...]) -> dict[str, str]:
+    "`audio=a.npy` as a name and a file."
+    for word in words:
+        if not re.fullmatch(r"\w+=.+", word): raise DataError.at("arrays", "", "", word, "a modality and its file, such as audio=a.npy")
+    return dict(word.split("=", 1) for word in words)
+
 def open_data(
-    data: str | Path, # as in `open_clips`; or a folder of recordings, or one ending in .safetensors
+    data: str | Path, # as in `open_clips`; a CSV table; or a folder of recordings, or one ending in .safetensors
     scale: dict | None = None, # of recordings, as in `recorded_clips`
+    arrays: tuple[str, ...] = (), # beside a CSV table, such as "audio=a.npy": their columns get mean 0 and deviation 1 over train
     **options, # as in `open_clips`
 ) -> Clips:
-    "Clips from any source, recordings among them."
+    "Clips from any source, recordings and tables among them."
+    if Path(data).suffix.lower() == ".csv": return clips_from_table(data, _arrays(arrays), standardise=bool(arrays), **options)
+    if arrays: raise DataError.at(Path(data).name, "", "arrays", few(arrays), "a CSV table that they belong to")
     recorded = str(data) not in ("mosi", "synthetic") and (Path(data).is_dir() or Path(data).suffix == ".safetensors")
     return recorded_clips(data, scale) if recorded else open_clips(data, **options)

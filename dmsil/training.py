@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PRESETS', 'STATE', 'MAY_CHANGE', 'TrainConfig', 'Preset', 'preset', 'changed', 'alignment_for', 'epoch_seed',
            'batches', 'predict', 'evaluate', 'initial_model', 'Trainer', 'forward_backward', 'warm_up', 'train_epoch',
-           'state_of', 'restore', 'identity', 'load_state', 'save_state', 'save_config', 'Run', 'reference', 'fit',
-           'plot_history', 'predict_clips', 'tensorboard']
+           'state_of', 'restore', 'digests', 'identity', 'load_state', 'save_state', 'save_config', 'Run', 'reference',
+           'fit', 'plot_history', 'fitted', 'predict_clips', 'tensorboard']
 
 # %% ../nbs/18_training.ipynb #c74d60b3
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from .alignment import ModalAlignment
 from .checkpoints import load_model, read_tree, save_weights, write_csv, write_json, write_tree
-from .clips import Clips, DataError, Split, kind_of, scaled, video_of
+from .clips import Clips, DataError, Split, in_order, kind_of, noted, one_sided, scaled, video_of
 from .labels import LabelGenerator
 from .metrics import sentiment_metrics
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
@@ -223,6 +224,8 @@ class Trainer:
         self.device = pick_device(config.device)
         if len(clips.train) < 4:
             raise DataError(f"{clips.name}: train: {len(clips.train)} clips, expected at least 4")
+        self.data = digests(clips)
+        clips = noted(clips, *filter(None, [one_sided(clips.train.labels.cpu())]))
         ready = prepare(clips, model_config, self.device, progress)
         self.clips, self.specs, self.posterior = ready.to(self.device), specs(ready), None
         if config.labels == "posterior" or (config.measure != "none" and config.share == "measured" and not config.pairs):
@@ -387,12 +390,33 @@ def restore(run: Trainer, state: dict[str, Any]) -> None:
 MAY_CHANGE = ("epochs", "patience", "device", "precision", "compile")
 
 
+def _bytes(x):
+    "What a part of the clips holds."
+    if isinstance(x, tuple):
+        return json.dumps(x).encode()
+    return x.detach().cpu().flatten().numpy()
+
+
+def digests(clips: Clips) -> dict[str, str]:  # "train ids", "train labels", "train audio" …: 16 letters
+    "Ids, their order, labels and inputs of each split, in brief: equal if nothing was changed."
+    found = {}
+    for name, split in clips.splits.items():
+        held = {"ids": [split.ids], "labels": [split.labels]} | {s: list(vars(x).values()) for s, x in split.inputs.items()}
+        for key, parts in held.items():
+            digest = hashlib.blake2b(digest_size=8)
+            for part in parts:
+                digest.update(_bytes(part))
+            found[f"{name} {key}"] = digest.hexdigest()
+    return found
+
+
 def identity(run: Trainer) -> dict[str, Any]:
     "What must be equal for a run to go on: configuration and clips."
     train = {k: v for k, v in asdict(run.config).items() if k not in MAY_CHANGE}
     data = {"name": Path(run.clips.name).name, "clips": [len(run.clips.train), len(run.clips.valid), len(run.clips.test)],
             "labels": round(run.clips.train.labels.double().abs().sum().item(), 3)}
-    return json.loads(json.dumps({"train": train, "model": asdict(run.model_config), "data": data, "specs": run.specs}))
+    about = {"train": train, "model": asdict(run.model_config), "data": data, "specs": run.specs, "content": run.data}
+    return json.loads(json.dumps(about))
 
 # %% ../nbs/18_training.ipynb #6b307a08
 def load_state(run: Trainer, folder: Path) -> None:
@@ -403,10 +427,12 @@ def load_state(run: Trainer, folder: Path) -> None:
         was, now = saved["identity"], identity(run)
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable state ({type(error).__name__}); start again in another folder") from None
-    for part in now:
-        for key in now[part]:
-            if was[part].get(key) != now[part][key]:
-                raise DataError(f"{path}: {part} {key} was {was[part].get(key)!r}, now {now[part][key]!r}; --resume goes on with the same")
+    for part in [name for name in now if name in was]:  # a state of an earlier version may lack one
+        for key in dict.fromkeys([*now[part], *was[part]]):
+            if was[part].get(key) != now[part].get(key) and part == "content":
+                raise DataError(f"{path}: {key} are not those that the run was started with; --resume goes on with the same clips in the same order")
+            if was[part].get(key) != now[part].get(key):
+                raise DataError(f"{path}: {part} {key} was {was[part].get(key)!r}, now {now[part].get(key)!r}; --resume goes on with the same")
     restore(run, saved)
 
 
@@ -417,7 +443,7 @@ def save_state(run: Trainer, folder: Path) -> None:
 # %% ../nbs/18_training.ipynb #41079bf6
 def save_config(run: Trainer, folder: Path) -> None:
     "Model, training and clips as JSON."
-    about = {"name": run.clips.name, "dataset": run.clips.dataset, "bound": run.clips.bound, "scale": run.clips.scale}
+    about = {key: getattr(run.clips, key) for key in ("name", "dataset", "bound", "scale", "columns", "notes")}
     write_json(folder / "config.json", {"model": asdict(run.model_config), "train": asdict(run.config), "specs": run.specs, "clips": about})
 
 # %% ../nbs/18_training.ipynb #38f5e76d
@@ -598,9 +624,9 @@ def plot_history(
     return figure
 
 # %% ../nbs/18_training.ipynb #e1d0674c
-def _fitting(clips: Split, name: str, about: dict, run: str) -> Split:
+def _fitting(clips: Split, name: str, about: dict, run: str, columns: dict) -> Split:
     "The inputs that a run reads, scaled as it was trained."
-    scale, inputs = about["clips"].get("scale", {}), {}
+    scale, known, inputs = about["clips"].get("scale", {}), about["clips"].get("columns", {}), {}
     for s, (kind, width) in about["specs"].items():
         if s not in clips.inputs:
             raise DataError.at(name, "", s, "none", f"{s}, which {run} was trained on")
@@ -611,9 +637,34 @@ def _fitting(clips: Split, name: str, about: dict, run: str) -> Split:
         if s not in ("text", "timing"):
             if s not in scale:
                 raise DataError.at(run, "", s, "no scale", "a run that was trained on recordings")
-            x = scaled(x, scale[s])
+            x = scaled(in_order(x, columns.get(s, ()), known.get(s, ()), name, s), scale[s])
         inputs[s] = x
     return replace(clips, inputs=inputs)
+
+
+def fitted(
+    clips: Clips,  # as a source has them
+    model: MultimodalModel,  # of a run
+    about: dict,  # its config.json
+    run: str,  # its name, for a message
+) -> Clips:  # as the model reads them
+    "Clips of the kinds and widths that a run was trained on, their columns in its order, or one line that says what differs."
+    file, known = Path(clips.name).name, about["clips"].get("columns", {})
+    for s in about["specs"]:
+        if s not in clips.modalities:
+            raise DataError.at(file, "", s, f"none among {', '.join(clips.modalities)}", f"{s}, which {run} was trained on")
+    ordered = {s: tuple(known.get(s, ())) for s in about["specs"]}
+
+    def part(split: Split) -> Split:
+        x = {s: in_order(split.inputs[s], clips.columns.get(s, ()), wanted, file, s) for s, wanted in ordered.items()}
+        return replace(split, inputs=x)
+
+    ready = prepare(replace(clips, **{name: part(split) for name, split in clips.splits.items()}), model.config)
+    for s, found in specs(ready).items():
+        if found != (wanted := Spec(*about["specs"][s])):
+            kinds = [f"{x.kind} of width {x.width}" if x.width else x.kind for x in (found, wanted)]
+            raise DataError.at(file, "", s, kinds[0], f"{kinds[1]}, as {run} was trained on")
+    return ready
 
 # %% ../nbs/18_training.ipynb #26949cc6
 def predict_clips(
@@ -621,10 +672,11 @@ def predict_clips(
     clips: Split,  # such as those of a recording (`dmsil.recordings.Recording.clips`): as they come, not scaled
     device: str = "cpu",  # where the model runs
     name: str = "clips",  # of their source, for a message
+    columns: dict[str, tuple[str, ...]] | None = None,  # names of the clips' columns, by modality, where they are known
 ) -> list[dict]:  # a row a clip: its id, prediction, and what each modality says alone (if it was trained to)
     "What a trained model says about clips to come, on the scale of the labels it was trained with."
     model, about = load_model(run, device)
-    split, where = _fitting(clips, name, about, Path(run).name), next(model.parameters()).device
+    split, where = _fitting(clips, name, about, Path(run).name, columns or {}), next(model.parameters()).device
     split = prepare(Clips(name, split, split, split), model.config, where).train.to(where)
     y, _ = predict(model, split)
     number, heads = lambda v: round(float(v), 3), model.modalities if about["train"]["labels"] != "none" else ()

@@ -462,7 +462,7 @@ def test_folders_that_are_refused(tmp_path):
 def test_label_tables_that_are_refused(tmp_path, content, found):
     (tmp_path / "y.csv").write_text(content)
     with pytest.raises(DataError, match=found):
-        rec._labelled(tmp_path / "y.csv", [rec.Cue(1, 0, 1, "a"), rec.Cue(2, 1, 2, "b")])
+        rec._labelled(tmp_path / "y.csv", [rec.Cue(1, 0, 1, "a"), rec.Cue(2, 1, 2, "b")], [])
 
 
 def test_only_some_modalities():

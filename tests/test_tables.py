@@ -195,7 +195,7 @@ def test_a_cell_that_is_wrong(tmp_path, row, column, value, words):
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "found 0 lines"), (b"id,label\n", "found 1 lines"), (b"id;label;split\na;1;train\n", "found 0 columns id among id;label;split"),
+    (b"", "found 0 lines"), (b"id,label\n", "found 1 lines"), (b"id|label|split\na|1|train\n", "found 0 columns id among id|label|split"),
     (b"id,label,split\na,1\n", "line 2: found 2 cells; expected 3"), (b"id,label,label,split\na,1,1,train\n", "found 2 columns label"),
     ("id,label,split\nä,1,train\n".encode("latin1"), "bytes that are not UTF-8"), (b'id,label,split\na,"1,train\n', "line 2: found"),
     (b"id,label,split\na,1,train\nb,1,test\n", "split: found no clip in valid"),

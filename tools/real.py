@@ -21,7 +21,7 @@ from sklearn.linear_model import RidgeCV
 import dmsil
 from dmsil.checkpoints import rounded, write_json
 from dmsil.clips import Clips, Split, Vectors, video_of
-from dmsil.corpora import load_mmmo
+from dmsil.corpora import load_interview, load_mmmo
 from dmsil.model import input_features, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ SETS = {
 }
 SHARES = (1.0, 0.25, 0.1)  # of MOSI's training labels
 SEEDS = tuple(range(1111, 1116))
-FOLDS, REPEATS = 10, 5
+FOLDS, REPEATS = 10, 3
 SIMULATED = tuple(range(60, 63))
 RATINGS = {
     "text": ("StructuredAnswers", "NoFillers"),
@@ -70,32 +70,6 @@ def mosi(folder: Path) -> Clips:
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save(replace(clips, **{n: replace(p, inputs=p.inputs | {"text": ready[n]}) for n, p in clips.splits.items()}), kept)
     return torch.load(kept, weights_only=False)  # written just above
-
-
-def load_interview(folder: Path, label: str = "Overall", fold: int = 0, folds: int = 10, seed: int = 0) -> Clips:
-    "MIT Interview (Naim et al. 2015): one fold of the people for testing, the next for validation; ratings moved from 1…7 to ±3."
-    with (folder / "clips.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    stored = np.load(folder / "features.npz")
-    person = np.array([row["person"] for row in rows])
-    people = np.unique(person)
-    order = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(seed)).numpy()]
-    held = {p: i % folds for i, p in enumerate(order)}
-    at = np.array([(held[p] - fold) % folds for p in person])
-    words = [name for name in rows[0] if name.startswith("lex_")]
-    X = {"text": np.array([[float(row[name]) for name in words] for row in rows]), "audio": np.nanmean(stored["prosody"], 1),
-         "vision": np.column_stack([stored["vision"], stored["smile"]])}  # fmt: skip
-    ids = [f"{row['person']}_{row['session']}" for row in rows]
-    y = torch.tensor([float(row[label]) - 4 for row in rows])
-    part = np.where(at == 0, "test", np.where(at == 1, "valid", "train"))
-    train = part == "train"
-    X = {s: Vectors(torch.from_numpy(((x - x[train].mean(0)) / x[train].std(0).clip(1e-9)).clip(-5, 5)).float()) for s, x in X.items()}
-
-    def split(name: str) -> Split:
-        rows = np.flatnonzero(part == name)
-        return Split(tuple(ids[i] for i in rows), {s: x.take(torch.from_numpy(rows)) for s, x in X.items()}, y[rows])
-
-    return Clips("interview", split("train"), split("valid"), split("test"))
 
 
 def fewer(clips: Clips, share: float, seed: int) -> Clips:

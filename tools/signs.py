@@ -33,6 +33,7 @@ SIGNS = {("text", "audio"): 0.3, ("text", "vision"): -0.3}
 SEEDS = (1111, 1112, 1113, 1114, 1115)  # of the linear encoders
 SHIPPED_SEEDS = tuple(range(2001, 2011))  # of the preset
 PATTERN_SEED = 2011  # of all patterns
+PATTERN_CLIPS = (8000, 1000, 4000)
 CACHE = ROOT / ".cache" / "signs"
 
 
@@ -198,7 +199,7 @@ def one(experiment: str, arm: str, seed: int) -> dict:
     kept = CACHE / f"{experiment} {arm} {seed}.pt"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(trained(arm, seed), kept)
+        torch.save(trained(arm, seed, PATTERN_CLIPS if experiment == "patterns" else CLIPS), kept)
     return shipped(experiment, arm, seed, torch.load(kept, weights_only=True))
 
 
