@@ -82,7 +82,7 @@ def kind_of(
     x: Texts | Tokens | Steps | Vectors,
 ) -> str: # such as "vectors of width 88"
     "An input in words, for a message."
-    return "texts" if isinstance(x, Texts) else f"{type(x).__name__.lower()} of width {x.values.shape[-1]}"
+    return type(x).__name__.lower() if isinstance(x, Texts | Tokens) else f"{type(x).__name__.lower()} of width {x.values.shape[-1]}"
 
 # %% ../nbs/07_clips.ipynb #6da480f8
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Tokens, Vectors, few
+from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Tokens, Vectors, few, kind_of
 
 # %% ../nbs/08_pickles.ipynb #b6446210
 class _Name(str):
@@ -417,7 +418,7 @@ def _target(table: Fields) -> Float[Tensor, " n"]:
     "The labels; of CMU-MOSEI's seven columns, sentiment and six emotions, the first."
     key = "labels" if "regression_labels" not in table.fields and "labels" in table.fields else "regression_labels"
     if key not in table.fields and "classification_labels" in table.fields:
-        raise table.error(key, "classification_labels alone", "a number for each clip, such as -1.5; classes are not trained on")
+        raise table.error(key, "no such key, and classification_labels alone", "a number for each clip, such as -1.5; classes are not trained on")
     values = _numbers(table, key)
     values = values[:, 0] if values.ndim == 3 and values.shape[1] == 1 else values
     if values.shape[1:] == (7,) and (values[:, 1:] >= 0).all() and (values[:, 0] < 0).any():
@@ -438,6 +439,9 @@ def _split(table: Fields, text: str | None) -> Split:
     table = replace(table, rows=len(labels))
     inputs = {"text": _text(table, text)} if text or {"text_bert", "text", "raw_text"} & set(table.fields) else {}
     inputs |= {s: read_steps(table, s) for s in ("audio", "vision") if s in table.fields}
+    for s in ("audio", "vision"):
+        if s not in inputs and (near := get_close_matches(s, [str(k).lower() for k in table.fields], 1, 0.75)):
+            raise table.error(s, f"no such key among {few(table.fields)}", f"{s}; is it {near[0]}?")
     if not inputs: raise table.error("", f"none among {few(table.fields)}", "text, audio or vision")
     return Split(_names(table), inputs, labels, {name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs})
 
@@ -447,7 +451,7 @@ def checked_clips(
     file: str, # its name, for the message
 ) -> Clips: # the same
     "The clips as they came, if each is there once, within its range and as wide as in train."
-    seen = {}
+    seen, every = {}, tuple(dict.fromkeys(s for split in clips.splits.values() for s in split.inputs))
     for name, split in clips.splits.items():
         for key, y in {"regression_labels": split.labels, **{_UNIMODAL[s]: y for s, y in split.unimodal.items()}}.items():
             row = int(y.abs().argmax())
@@ -455,8 +459,10 @@ def checked_clips(
         for row, clip in enumerate(split.ids):
             if clip in seen: raise DataError.at(file, name, "id", f"{clip} in row {row} and in {seen[clip]}", "each clip once")
             seen[clip] = f"row {row} of {name}"
-        for s in [s for s in clips.modalities if s not in split.inputs] + [s for s in split.inputs if s not in clips.modalities]:
-            raise DataError.at(file, name, s, f"{'no such key' if s in clips.modalities else 'a modality'} among {few(split.inputs)}", f"{few(clips.modalities)}, as in train")
+        for s in every:
+            if s not in split.inputs: raise DataError.at(file, name, s, f"no such key among {few(split.inputs)}", f"{few(every)}, as in other splits")
+            if not isinstance(split.inputs[s], type(clips.train.inputs.get(s, split.inputs[s]))):
+                raise DataError.at(file, name, s, f"{kind_of(split.inputs[s])}", f"{kind_of(clips.train.inputs[s])}, as in train")
         for s, x in split.inputs.items():
             width = clips.train.inputs[s].values.shape[-1] if isinstance(x, Steps | Vectors) else None
             if width and x.values.shape[-1] != width: raise DataError.at(file, name, s, f"{x.values.shape[-1]} features", f"{width}, as in train")

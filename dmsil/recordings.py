@@ -249,8 +249,9 @@ def _shares(path: Path, notes: list[str]) -> Float[np.ndarray, " channels"]:
     shares = loud() / max(loud().sum(), 1)
     if 0 < loud().sum() < n: notes.append(f"{path.name}: {n - loud().sum()} of {n} channels are silent and left out")
     if mixed < 0.02 * power.mean():
-        shares = np.eye(n)[power.argmax()]
-        notes.append(f"{path.name}: the channels cancel each other; channel {power.argmax() + 1} is read alone")
+        first = int((power > 0.9 * power.max()).argmax())
+        shares = np.eye(n)[first]
+        notes.append(f"{path.name}: the channels cancel each other; channel {first + 1} is read alone")
     return shares if shares.any() else np.full(n, 1 / n)
 
 def _by_soundfile(path: Path, longest: float, notes: list[str]) -> Float[np.ndarray, " samples"]:

@@ -201,7 +201,7 @@ def _given_parts(given, modality: str, table: Fields) -> dict: # as `_file_parts
         return padded(table, modality, [None if row is None else _plain(row) for row in rows])
     values = _plain(given)
     if values.dtype == object: values = np.stack([_plain(row) for row in rows])
-    return {"values": values[:, None] if values.ndim == 1 and values.dtype.kind in "iuf" else values}
+    return {"values": values[:, None] if values.ndim == 1 and len(values) and values.dtype.kind in "iuf" else values}
 
 # %% ../nbs/10_tables.ipynb #35683107
 def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str]) -> dict:

@@ -410,7 +410,7 @@ def test_a_grid_counts_its_cells_first():
 
 
 @pytest.mark.parametrize("name, content, words", [
-    ("a.pt", b"PK\3\4....", "torch.save"), ("a.gz", gzip.compress(b"x"), "gunzip"), ("l.pkl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ("a.pt", b"PK\3\4....", "torch.save"), ("a.gz", gzip.compress(b"x", mtime=0), "gunzip"), ("l.pkl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ("p.pkl", b"\n<!DOCTYPE html><html>", "a web page"), ("h.pkl", b"\x89HDF\r\n", "HDF5"), ("n.pkl", b"\x93NUMPY\1\0", "NumPy"), ("t.pkl", b"id,label\na,1\n", "clips_from_table"),
     ("t.csv", b"id,label,group\na,1,b\nc,1,d\ne,1,f\n", "--arrays")])  # fmt: skip
 def test_files_that_are_no_pickle(tmp_path, name, content, words):

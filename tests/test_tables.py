@@ -209,7 +209,7 @@ def test_a_table_that_is_wrong(tmp_path, content, words):
 
 
 @pytest.mark.parametrize("array, words", [
-    (np.ones((5, 2)), "arrays: walk: found 5 rows; expected 12, one for each clip of clips.csv"), (np.ones(N), "found shape (12,)"),
+    (np.ones((5, 2)), "arrays: walk: found 5 rows; expected 12, one for each clip of clips.csv"), (np.ones((N, 2, 2, 2)), "found shape (12, 2, 2, 2)"),
     (np.ones((N, 0)), "found shape (12, 0)"), (np.array([["a"] * 2] * N), "found dtype <U1; expected numbers"), (3.0, "found shape ()"),
     (np.array([[None, 1]] * N), "found dtype object"), (np.where(np.eye(N) > 0, np.nan, 0), "12 NaN among 144 values, first in row 0"),
     ((np.ones((N, 3, 2)), [1] * 11 + [4]), "walk_lengths: found 1 outside, first 4 in row 11; expected lengths from 1 to 3"),

@@ -54,6 +54,7 @@ PACKED = ROOT / ".cache" / "gpu"
 PAIRS = (("text", "audio", 0.3), ("text", "vision", -0.3), ("audio", "vision", 0.3))
 UNITS = ("_s", "_ms", "_MB", "_count", "_relative", "_absolute", "_share", "_ratio", "_clips", "_columns", "_min")  # ends of keys
 VOCABULARY = 30_522  # word pieces of MiniLM
+CLS = 101  # the one that begins a sentence
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,10 @@ def random_text(folder: Path, shape: tuple) -> None:
     config = BertConfig(vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                         intermediate_size=inner)  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # as BERT numbers them
     letters = [chr(i) for i in range(33, 127)]
     words = [*special, *letters, *(f"##{c}" for c in letters)]
+    words += [f"word{i}" for i in range(len(words), VOCABULARY)]
     BertWordPieceTokenizer({word: i for i, word in enumerate(words)}).save(str(folder / "tokenizer.json"))
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     about = names | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
@@ -157,6 +159,7 @@ def drawn(sizes: Sizes, n: int, seed: int, longest: bool = False) -> Split:
     lengths = lambda most: torch.full((n,), most) if longest else (torch.rand(n, generator=g) ** 2 * (most - 3)).long() + 3
     L, inputs = lengths(sizes.pieces), {}
     ids = torch.randint(1000, VOCABULARY, (n, sizes.pieces), generator=g)
+    ids[:, 0] = CLS
     inputs["text"] = Tokens(ids.where(torch.arange(sizes.pieces) < L[:, None], 0), L)
     for name, (most, width) in sizes.steps.items():
         L, values = lengths(most), torch.randn(n, most, width, generator=g)
