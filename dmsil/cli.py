@@ -315,7 +315,7 @@ def as_options(
     line = re.sub(r"^([a-z]+(?:_[a-z]+)*)(?= (?:must|needs) )", lambda m: "--" + m[1].replace("_", "-"), line)
     line = re.sub(r"^(device|vary|measures|pairs)(?=[: ])", r"--\1", line)
     option = lambda m: f"--{m[1].replace('_', '-')}" + ("" if m[2] == "True" else f" {m[2]}")
-    return re.sub(r"\b(clean|text|dataset|device|frozen|sequence)=['\"]?(True|[\w./~:-]+)['\"]?", option, line)
+    return re.sub(r"\b(clean|text|labels|dataset|device|frozen|sequence)=['\"]?(True|[\w./~:-]+)['\"]?", option, line)
 
 
 def _aloud(otherwise):

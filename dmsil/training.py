@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'STATE', 'MAY_CHANGE', 'TrainConfig', 'Preset', 'preset', 'changed', 'alignment_for', 'epoch_seed',
-           'batches', 'predict', 'evaluate', 'initial_model', 'Trainer', 'forward_backward', 'warm_up', 'train_epoch',
-           'state_of', 'restore', 'digests', 'identity', 'load_state', 'save_state', 'save_config', 'Run', 'reference',
-           'fit', 'plot_history', 'fitted', 'predict_clips', 'tensorboard']
+           'batches', 'predict', 'evaluate', 'initial_model', 'digests', 'Trainer', 'forward_backward', 'warm_up',
+           'train_epoch', 'state_of', 'restore', 'identity', 'load_state', 'save_state', 'save_config', 'Run',
+           'reference', 'fit', 'plot_history', 'fitted', 'predict_clips', 'tensorboard']
 
 # %% ../nbs/18_training.ipynb #c74d60b3
 import copy
@@ -209,6 +209,26 @@ def initial_model(
     torch.manual_seed(epoch_seed(seed, 0))
     return MultimodalModel(config, specs)
 
+# %% ../nbs/18_training.ipynb #5322b0ee
+def _bytes(x):
+    "What a part of the clips holds."
+    if isinstance(x, tuple):
+        return json.dumps(x).encode()
+    return x.detach().cpu().flatten().numpy()
+
+
+def digests(clips: Clips) -> dict[str, str]:  # "train ids", "train labels", "train audio" …: 16 letters
+    "Ids, their order, labels and inputs of each split, in brief: equal if nothing was changed."
+    found = {}
+    for name, split in clips.splits.items():
+        held = {"ids": [split.ids], "labels": [split.labels]} | {s: list(vars(x).values()) for s, x in split.inputs.items()}
+        for key, parts in held.items():
+            digest = hashlib.blake2b(digest_size=8)
+            for part in parts:
+                digest.update(_bytes(part))
+            found[f"{name} {key}"] = digest.hexdigest()
+    return found
+
 # %% ../nbs/18_training.ipynb #3397f5e2
 class Trainer:
     "A run in progress: all that changes, and nothing else."
@@ -224,6 +244,8 @@ class Trainer:
         self.device = pick_device(config.device)
         if len(clips.train) < 4:
             raise DataError(f"{clips.name}: train: {len(clips.train)} clips, expected at least 4")
+        if config.labels == "posterior" and len(clips.train) < 20:
+            raise DataError(f"{clips.name}: train: found {len(clips.train)} clips; expected at least 20 for posterior labels, or labels='copy'")
         self.data = digests(clips)
         clips = noted(clips, *filter(None, [one_sided(clips.train.labels.cpu())]))
         ready = prepare(clips, model_config, self.device, progress)
@@ -388,26 +410,6 @@ def restore(run: Trainer, state: dict[str, Any]) -> None:
 
 # %% ../nbs/18_training.ipynb #286b33e3
 MAY_CHANGE = ("epochs", "patience", "device", "precision", "compile")
-
-
-def _bytes(x):
-    "What a part of the clips holds."
-    if isinstance(x, tuple):
-        return json.dumps(x).encode()
-    return x.detach().cpu().flatten().numpy()
-
-
-def digests(clips: Clips) -> dict[str, str]:  # "train ids", "train labels", "train audio" …: 16 letters
-    "Ids, their order, labels and inputs of each split, in brief: equal if nothing was changed."
-    found = {}
-    for name, split in clips.splits.items():
-        held = {"ids": [split.ids], "labels": [split.labels]} | {s: list(vars(x).values()) for s, x in split.inputs.items()}
-        for key, parts in held.items():
-            digest = hashlib.blake2b(digest_size=8)
-            for part in parts:
-                digest.update(_bytes(part))
-            found[f"{name} {key}"] = digest.hexdigest()
-    return found
 
 
 def identity(run: Trainer) -> dict[str, Any]:
