@@ -302,7 +302,9 @@ def test_clips_that_hang_together_are_noted():
     fresh = lambda: torch.randn(400, 6, generator=g)
     smooth = lambda: torch.nn.functional.avg_pool1d(torch.randn(6, 410, generator=g), 11, 1).T
     assert note(fresh(), fresh()) == () and note(smooth(), fresh()) == ()
-    assert "pass groups" in note(smooth(), smooth())[0] and "k // " in note(*(smooth() for _ in range(2)))[0]
+    near = lambda: smooth() + 0.4 * fresh()
+    assert "pass groups" in note(smooth(), smooth())[0] and "k // " not in note(smooth(), smooth())[0]
+    assert "blocks of clips in a row: [k // " in note(near(), near(), pairs.Groups(400))[0]
     assert note(smooth(), smooth(), pairs.Groups(400, [k // 20 for k in range(400)])) == ()
     halves = [torch.randn(200, 6, generator=g) for _ in range(2)]
     doubled = [D.repeat(2, 1) + 1e-5 * torch.randn(400, 6, generator=g) for D in halves]
