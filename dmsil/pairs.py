@@ -48,7 +48,7 @@ def standard(
     return X
 
 # %% ../nbs/19_pairs.ipynb #e6d6c302
-CLIPS_A_DIRECTION = 16  # clips that one direction takes
+CLIPS_A_DIRECTION = 12  # clips that one direction takes
 
 @dataclass(frozen=True)
 class White:
@@ -419,8 +419,8 @@ def kappa_halves(
 POWER = 0.8  # chance to find a share of the margin's size, without which nothing is called private
 
 def verdict(
-    linear: bool,  # did columns or normal scores find something?
-    nonlinear: bool,  # did the kernel?
+    linear: bool,  # was a line found, of columns or of normal scores?
+    nonlinear: bool,  # or something else?
     most: float,  # nats, the upper end of the interval
     power: float,  # chance to find a share of the margin's size
     cut: bool = False,  # were directions left out?
@@ -495,7 +495,8 @@ def judged(
     p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), kernel]))
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
-    word = verdict(any(found[:2]), found[2], max(high for _, high in ends), power, cut, margin)
+    linear = any(said and low > 0 for said, (low, _) in zip(found, ends))
+    word = verdict(linear, found[2] or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"
     if cut:
@@ -612,7 +613,7 @@ def clip_notes(
         blocks = f", or blocks of clips in a row: [k // {block} for k in range({n})]" if n >= 10 * block else ""
         found.append(f"neighbouring clips are alike ({', '.join(f'{s} {r:.2f}' for s, r in alike.items())}): they are not independent, "
                      f"and too much seems to be shared; pass groups, a video for each clip{blocks}")
-    if (same := twins(torch.cat([x.scores.W for x in sides.values()], 1), groups)) > n / 100:
+    if (same := twins(torch.cat([x.columns.W for x in sides.values()], 1), groups)) > n / 100:
         found.append(f"{same} clips equal another one in all modalities: if a clip is there twice, give both one group")
     return tuple(found)
 

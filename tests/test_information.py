@@ -288,7 +288,7 @@ def test_what_was_cut_is_a_lower_bound_and_never_private():
     g = torch.Generator().manual_seed(10)
     a, b = torch.randn(2, 300, 40, generator=g)
     assert (pair := pair_information(a, b, permutations=99, resamples=50)).bound and pair.verdict == "can't tell"
-    assert pair.interval[1] == math.inf and pair.variance_read == (pytest.approx(0.6, abs=0.15),) * 2
+    assert pair.interval[1] == math.inf and pair.variance_read == (pytest.approx(0.78, abs=0.1),) * 2
     b[:, :4] = 0.9 * a[:, :4] + 0.19**0.5 * b[:, :4]
     a[:, :4], b[:, :4] = 3 * a[:, :4], 3 * b[:, :4]
     turned = [D @ torch.linalg.qr(torch.randn(40, 40, generator=g)).Q for D in (a, b)]
@@ -310,7 +310,7 @@ def test_clips_that_hang_together_are_noted():
     doubled = [D.repeat(2, 1) + 1e-5 * torch.randn(400, 6, generator=g) for D in halves]
     assert note(*doubled) == ("400 clips equal another one in all modalities: if a clip is there twice, give both one group",)
     assert note(*doubled, pairs.Groups(400, [*range(200)] * 2)) == () and note(doubled[0], fresh()) == ()
-    assert note(torch.randn(400, 40, generator=g), torch.ones(400, 2))[0].startswith("a: 400 clips are too few for 40 columns; the leading 25 directions")
+    assert note(torch.randn(400, 40, generator=g), torch.ones(400, 2))[0].startswith("a: 400 clips are too few for 40 columns; the leading 33 directions")
 
 
 # The label --------------------------------------------------------------------------------------------------------
