@@ -205,7 +205,7 @@ def made_grid(effect: float, seeds=6) -> Grid:
         column = {"shared": [0.1] * 4, "null95": [0.2] * 4, "low": [0.0] * 4, "high": [0.3] * 4, "verdict": ["can't tell"] * 3 + ["shares"]}
         runs.append({"measure": "kappa", "seed": seed, "MAE": mae, "Corr": mae, "valid_MAE": mae, "best_epoch": [1] * 4,
                      "kappa": {"a~b": [0.0] * 4}, "information": {"a~b": column}})
-    return Grid({"data": {"name": "made", "modalities": ["a", "b"]}}, runs)
+    return Grid({"grid": {}, "data": {"name": "made", "modalities": ["a", "b"]}}, runs)
 
 
 def test_a_true_effect_is_found_and_shown():
@@ -222,7 +222,7 @@ def test_effects_by_hand():
     "Nine cells with a sign minus nine with 0, written out from the values."
     generator = torch.Generator().manual_seed(1)
     runs = [{"measure": "kappa", "seed": s, "MAE": torch.rand(28, generator=generator).tolist()} for s in range(4)]
-    found = Grid({"data": {"name": "made", "modalities": ["a", "b", "c"]}}, runs)
+    found = Grid({"grid": {}, "data": {"name": "made", "modalities": ["a", "b", "c"]}}, runs)
     rows = {(row["pair"], row["sign"]): row for row in found.effects()}
     assert len(rows) == 6
     values = dict(zip(found.cells, found.values(), strict=True))

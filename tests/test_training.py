@@ -43,6 +43,7 @@ def field_file(path: Path, n=(48, 12, 16), seed=0, **changes) -> Path:
     for part, size in zip(("train", "valid", "test"), n, strict=True):
         y = rng.uniform(-3, 3, size).astype(np.float32)
         ids = rng.integers(1000, 2000, (size, 12))
+        ids[:, 0], ids[:, -1] = 101, 102  # [CLS] and [SEP]
         data[part] = {
             "id": [f"{part}$_${i}" for i in range(size)],
             "raw_text": ["good" if v > 0 else "bad" for v in y],
