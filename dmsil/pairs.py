@@ -7,7 +7,7 @@ __all__ = ['BOUND', 'CLIPS_A_DIRECTION', 'ALIKE', 'MARGIN', 'ALPHA', 'POWER', 'p
            'canonical', 'gaussian_information', 'gaussian_bias', 'Groups', 'shuffles', 'rewhitened', 'mean_variance',
            'Estimate', 'planted', 'estimate', 'student', 'interval', 'null95', 'normal_scores', 'kernel_components',
            'dependence', 'ranks', 'tested', 'splits', 'resampled_means', 'percentiles', 'held_out_correlations',
-           'kappa_null', 'kappa_halves', 'verdict', 'Pair', 'Side', 'one_side', 'judged', 'measured_pair',
+           'kappa_null', 'kappa_halves', 'verdict', 'Pair', 'Side', 'one_side', 'line_holds', 'judged', 'measured_pair',
            'checked_features', 'pair_information', 'twins', 'order_correlation', 'clip_notes', 'neighbour_information']
 
 # %% ../nbs/19_pairs.ipynb #e19e1056
@@ -148,10 +148,11 @@ def rewhitened(
     C = B.mT @ B / B.shape[-2] + 1e-9 * torch.eye(B.shape[-1], dtype=B.dtype, device=B.device)
     return torch.linalg.solve_triangular(torch.linalg.cholesky_ex(C).L, B.mT, upper=False).mT
 
-def _shuffled(B: Tensor, groups: Groups, rows: Int[Tensor, "r n"]):
-    "White features of the shuffled side, some shuffles at a time."
+def _shuffled(B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], given: Tensor | None = None):
+    "White features of the shuffled side, some shuffles at a time; without what lines on `given` explain."
     for part in rows.split(max(1, 4_000_000 // max(1, B.numel()))):
-        yield B[part] if groups.equal else rewhitened(B[part])
+        X = B[part] if given is None else B[part] - given @ (given.T @ B[part]) / len(B)
+        yield X if groups.equal and given is None else rewhitened(X)
 
 # %% ../nbs/19_pairs.ipynb #2991c7f9
 def mean_variance(
@@ -190,10 +191,10 @@ def planted(
     return nats + 0.5 * torch.log1p(2 * rho * c * m - rho**2 * (along.square().sum(1) - m**2))
 
 # %% ../nbs/19_pairs.ipynb #f46e5c48
-def _chance(A: Tensor, B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], share: float) -> tuple[Tensor, Tensor, float]:
+def _chance(A: Tensor, B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], share: float, given: Tensor | None) -> tuple[Tensor, Tensor, float]:
     "Of shuffled clips: their information, what a planted share adds to it, and the variance that P35 would give it."
     null, more, chance, g = [], [], [], groups.generator(1)
-    for X in _shuffled(B, groups, rows):
+    for X in _shuffled(B, groups, rows, given):
         M = A.T @ X / len(A)
         null.append(gaussian_information(M))
         more.append(planted(M, share, g))
@@ -208,6 +209,7 @@ def estimate(
     groups: Groups,
     rows: Int[Tensor, "r n"],  # from `shuffles`; none: the formulas for Gaussian clips
     share: float = MARGIN,  # nats to plant
+    given: Float[Tensor, "n k"] | None = None,  # white features whose lines A and B are already rid of, and every shuffle will be
 ) -> Estimate:
     "Estimate, null and variance of what two white sides share."
     A, B = sorted((A, B), key=lambda W: -W.shape[1])  # the narrower one is shuffled
@@ -217,11 +219,12 @@ def estimate(
         return Estimate(0.0, A.new_zeros(n), nothing, nothing + share, 0.0, 0.0)
     I_hat, i = gaussian_information(A.T @ B / n), pointwise(*canonical(A, B))
     if len(rows):
-        null, more, chance = _chance(A, B, groups, rows, share)
+        null, more, chance = _chance(A, B, groups, rows, share, given)
         bias, V_0 = null.mean().item(), null.var().item()
     else:
-        null, more, chance, bias = nothing, nothing, p * q / (n * (n - 1)), gaussian_bias(n, p, q)
-        V_0 = (_wishart(n, p + q, 1) - _wishart(n, p, 1) - _wishart(n, q, 1)) / 4
+        m = n if given is None else n - given.shape[1]
+        null, more, chance, bias = nothing, nothing, p * q / (n * (n - 1)), gaussian_bias(m, p, q)
+        V_0 = (_wishart(m, p + q, 1) - _wishart(m, p, 1) - _wishart(m, q, 1)) / 4
     V_1 = max(mean_variance(i, groups).item() - chance, 0.0)
     return Estimate(I_hat.item() - bias, i - i.mean() + I_hat - bias, null - bias, null + more - bias, V_0, V_1)
 
@@ -475,6 +478,17 @@ def one_side(
     columns, scores = white(standard(D), most), white(standard(normal_scores(D)), most)
     return Side(D.double(), columns, scores, kernel_components(scores.W, groups.generator(5)))
 
+# %% ../nbs/19_pairs.ipynb #c2bd4807
+def line_holds(
+    a: White,  # one side
+    b: White,  # the other
+    groups: Groups,
+) -> bool:
+    "Does the leading correlation lie above 0 on clips that were held out? Its interval doesn't ask what else binds the two."
+    folds = min(5, len(groups.sizes))
+    resampled = held_out_correlations(a.W, b.W, groups, groups.of.new_empty(0, len(a.W)), folds, 400, leading=1)[2]
+    return bool(resampled.shape[1]) and percentiles(resampled[:, 0])[0] > 0
+
 # %% ../nbs/19_pairs.ipynb #ad5382da
 def _three_tests(a: Side, b: Side, groups: Groups, rows, margin: float) -> tuple[Estimate, Estimate, Float[Tensor, " r"]]:
     "Estimates of columns and of normal scores, and the kernel's statistic, as the clips are and for each shuffle."
@@ -495,7 +509,7 @@ def judged(
     p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), kernel]))
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
-    linear = any(said and low > 0 for said, (low, _) in zip(found, ends))
+    linear = any(said and line_holds(*of, groups) for said, of in zip(found, ((a.columns, b.columns), (a.scores, b.scores))))
     word = verdict(linear, found[2] or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"

@@ -31,6 +31,7 @@ class Report:
     pairs: dict[tuple[str, str], Pair]
     modalities: dict[str, Modality]
     together: float  # nats that all modalities together know about the label
+    together_interval: tuple[float, float]  # 95 %
     clips: int
     groups: int
     margin: float  # nats below which a pair is private
@@ -53,12 +54,12 @@ def _report(features: dict[str, Tensor], y: Tensor, groups: Groups, settings: di
         for a, b in both:
             pairs[a, b] = measured_pair(sides[a], sides[b], groups, **settings, margin=margin)
             bar.update()
-        modalities, together = label_interactions(features, y, groups, **settings)
+        modalities, together, ends = label_interactions(features, y, groups, settings["permutations"])
         bar.update()
     notes = list(clip_notes(sides, groups))
     if any(m.bound["together"] for m in modalities.values()):
         notes.append(f"about the label: {len(y)} clips are too few for all columns of several modalities; only their leading directions were measured")
-    return Report(pairs, modalities, together, len(y), len(groups.sizes), margin, tuple(notes))
+    return Report(pairs, modalities, together, ends, len(y), len(groups.sizes), margin, tuple(notes))
 
 # %% ../nbs/21_report.ipynb #4fdab907
 def information_report(
@@ -111,12 +112,8 @@ def _range(ends: tuple[float, float]) -> str:
 
 # %% ../nbs/21_report.ipynb #19772aa6
 def _mark(part: str, bound: dict[str, bool]) -> str:
-    "≥ before a lower bound; ≈ where what is taken away may be too small as well."
-    if part == "alone":
-        return "≥ " if bound["alone"] else ""
-    if bound["alone"] or bound["others"]:
-        return "≈ "
-    return "≥ " if bound["together"] and part in ("synergistic", "added") else ""
+    "≈ where what is taken away may be too small as well."
+    return "≈ " if bound["others"] and part != "alone" or bound["alone"] and part in ("redundant", "unique") else ""
 
 def _tables(report: Report) -> list[list[list[str]]]:
     "The rows of the two tables, with their headings."
@@ -145,7 +142,7 @@ def _as_text(report: Report) -> str:
 def _caption(report: Report) -> str:
     groups = f" in {report.groups} groups" if report.groups < report.clips else ""
     mark = "≥ " if any(m.bound["together"] for m in report.modalities.values()) else ""
-    known = f"together they know {mark}{report.together:.2f} nats about the label"
+    known = f"together they know {mark}{report.together:.2f} nats {_range(report.together_interval)} about the label"
     return "; ".join([f"{report.clips} clips{groups}", known, f"private: less than {report.margin:g} nats", *report.notes])
 
 # %% ../nbs/21_report.ipynb #ea59125e

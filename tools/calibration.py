@@ -18,8 +18,10 @@ from pathlib import Path
 
 import torch
 
+from dmsil.interactions import PARTS, label_interactions
 from dmsil.pairs import ALPHA, CLIPS_A_DIRECTION, MARGIN, POWER, Groups, clip_notes, judged, one_side, shuffles
 from dmsil.checkpoints import rounded, write_json
+from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, CACHE = ROOT / "results" / "calibration.json", ROOT / ".cache" / "calibration"
@@ -257,11 +259,41 @@ def _(g):
     return a, b, None
 
 
+# ---------------------------------------------------------------- what is known about the label
+
+KNOWN: dict[str, dict] = {}  # what each modality of a simulation knows, and a modality of noise
+
+
+def labelled(name, n, noise=24, per_group=1, **config):
+    world = Simulation(SyntheticConfig(nonlinear=False, **config))
+    parts = {s: (split.redundant, split.unique[s], split.synergistic) for s, split in truth(world).labels.items()} | {"noise": (0.0, 0.0, 0.0)}
+    KNOWN[name] = {s: dict(zip(PARTS, (r + u, r, u, y, u + y), strict=True)) for s, (r, u, y) in parts.items()}
+
+    def make(g):
+        clips = world.sample(n // per_group, seed=int(torch.randint(10**6, (), generator=g)))
+        x = {s: D.double().repeat_interleave(per_group, 0) for s, D in clips.x.items()}
+        groups = None if per_group == 1 else [k // per_group for k in range(n)]
+        return x | {"noise": normal(g, n, noise)}, clips.y_m.double().repeat_interleave(per_group), groups
+
+    case(name, kind="label")(make)
+
+
+labelled("three modalities and noise, n = 300", 300)
+labelled("three modalities and noise, n = 1000", 1000)
+labelled("three modalities and wide noise, n = 1000", 1000, noise=200)
+labelled("three modalities and noise, every clip twice, grouped, n = 1000", 1000, per_group=2)
+
+
 # ---------------------------------------------------------------- drawing and counting
 
 def draw(name: str, seed: int) -> dict:
-    "One pair, measured."
+    "One pair, or what is known about one label, measured."
     a, b, groups = CASES[name]["make"](torch.Generator().manual_seed(1000 * seed + 17))
+    if name in KNOWN:
+        known, _, _ = label_interactions(a, b, Groups(len(b), groups, seed), PERMUTATIONS)
+        within = lambda ends, true: bool(ends[0] - 1e-9 <= true <= ends[1])
+        return {"n": len(b), "covers": {s: {part: within(m.interval[part], KNOWN[name][s][part]) for part in PARTS} for s, m in known.items()},
+                "noise_found": known["noise"].interval["added"][0] > 0}
     by = Groups(len(a), groups, seed)
     both = {"a": one_side(a, by), "b": one_side(b, by)}
     found = judged(*both.values(), by, shuffles(by, PERMUTATIONS))
@@ -279,19 +311,23 @@ def summary(name: str, draws: list[dict]) -> dict:
     "Counts of one case."
     from scipy.stats import beta
 
-    truth, N = CASES[name]["truth"], len(draws)
+    true, N = CASES[name]["truth"], len(draws)
     share = lambda of: sum(map(of, draws)) / N
+    if name in KNOWN:
+        heard = [s for s in KNOWN[name] if s != "noise"]
+        covers = {part: share(lambda d, part=part: sum(d["covers"][s][part] for s in heard) / len(heard)) for part in PARTS}
+        return {"n": draws[0]["n"], "draws": N, "covers": covers, "noise_found": share(lambda d: d["noise_found"])}
     called = lambda *words: sum(d["verdict"] in words for d in draws)
     k = called("shares", "shares, nonlinearly")
     ends = [beta.ppf(0.025, k, N - k + 1) if k else 0.0, beta.ppf(0.975, k + 1, N - k) if k < N else 1.0]
     nats = torch.tensor([d["nats"] for d in draws])
-    out = {"kind": CASES[name]["kind"], "n": draws[0]["n"], "truth": truth, "draws": N, "shares": k / N, "shares_interval": ends,
+    out = {"kind": CASES[name]["kind"], "n": draws[0]["n"], "truth": true, "draws": N, "shares": k / N, "shares_interval": ends,
            "nonlinearly": called("shares, nonlinearly") / N, "private": called("private") / N, "mean": nats.mean().item(),
            "sd": nats.std().item(), "copula": share(lambda d: d["copula"]), "bound": share(lambda d: d["bound"]),
            "power": share(lambda d: d["power"]), "variance_read": draws[0]["variance_read"], "noted": share(lambda d: d["noted"])}
-    if truth is not None:
+    if true is not None:
         for key in ("interval", "copula_interval"):
-            out[f"{key}_covers"] = share(lambda d, key=key: d[key][0] <= truth <= d[key][1])
+            out[f"{key}_covers"] = share(lambda d, key=key: d[key][0] <= true <= d[key][1])
     return out
 
 
@@ -324,16 +360,16 @@ def main():
                 have[name] += waiting.pop((name, len(have[name])))
             kept(name).write_text(json.dumps(have[name]), encoding="utf-8")
             write(have)
-            c = summary(name, have[name]) if have[name] else {"draws": 0, "shares": math.nan}
-            print(f"{time.monotonic() - started:6.0f} s  {count}/{len(jobs)}  {name}: shares {c['shares']:.3f} of {c['draws']}", flush=True)
+            print(f"{time.monotonic() - started:6.0f} s  {count}/{len(jobs)}  {name}: {len(have[name])} draws", flush=True)
     write(have)
 
 
 def write(have: dict[str, list]) -> None:
     settings = {"permutations": PERMUTATIONS, "margin": MARGIN, "alpha": ALPHA, "power": POWER, "clips_a_direction": CLIPS_A_DIRECTION}
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
-    cases = {name: summary(name, draws) for name, draws in have.items() if draws}
-    write_json(RESULT, rounded({"machine": machine, "settings": settings, "cases": cases}))
+    found = {name: summary(name, draws) for name, draws in have.items() if draws}
+    cases, labels = ({name: c for name, c in found.items() if (name in KNOWN) == known} for known in (False, True))
+    write_json(RESULT, rounded({"machine": machine, "settings": settings, "cases": cases, "labels": labels}))
 
 
 if __name__ == "__main__":
