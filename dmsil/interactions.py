@@ -83,8 +83,9 @@ def label_interactions(
         ends = _ends(I_s, I_o, replace(s_o, nats=I.nats - I_o.nats), replace(o_s, nats=I.nats - I_s.nats), groups)
         for part in ("alone", *(("added", "synergistic") if not others.cut else ())):
             if own.cut: ends[part] = (ends[part][0], math.inf)
-        null = {"alone": null95(I_s.null).item(), "added": null95(s_o.null).item()}
-        found[s] = Modality(**_parts(I_s.nats, I_o.nats, I.nats), interval=ends, null95=null,
+        null, parts = {"alone": null95(I_s.null).item(), "added": null95(s_o.null).item()}, _parts(I_s.nats, I_o.nats, I.nats)
+        ends = {part: (min(low, parts[part]), max(high, parts[part])) for part, (low, high) in ends.items()}
+        found[s] = Modality(**parts, interval=ends, null95=null,
                             bound={"alone": own.cut, "others": others.cut, "together": everyone.cut})
     return found, max(0.0, I.nats), interval(I, groups)
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MEASURED = {21}  # no proof, only numbers, where they are stated
-NUMBERS = sorted(set(range(1, 44)) - MEASURED)
+NUMBERS = sorted(set(range(1, 45)) - MEASURED)
 CHECKS = {"test_close", "test_eq", "test_fail", "test_ne", "test"}
 
 
@@ -170,6 +170,12 @@ MUTATIONS = [
     (43, "T(A, seen) for pi in S), len(S)))\n    return found\n\ndef worst", "T(A, B) for pi in S), len(S)))\n    return found\n\ndef worst"),
     (43, "on_a_part = p_values(A, B, scaled(range(2))", "on_a_part = p_values(A, B, scaled(range(4))"),
     (43, "test_close(K_moved, K[order][:, order]", "test_close(K_moved, K"),
+    (44, "R_2 - R_2**2 / R_1)", "R_2 - R_2**2)"),
+    (44, "[0, (R_2 / R_1)**2 * R_1", "[0, (R_2 / R_1) * R_1"),
+    (44, "torch.tanh(s)", "torch.tanh(0.5 + 0 * s)"),
+    (44, "max(alone(c_1), alone(c_2))", "min(alone(c_1), alone(c_2))"),
+    (44, "+ c_1 @ c_2.T", "+ 0.9 * c_1 @ c_2.T"),
+    (44, "[R_1 * R_2, R_2, R_2]", "[R_1 * R_2 / R_1, R_2, R_2]"),
 ]
 
 

@@ -324,7 +324,57 @@ def test_what_a_modality_knows_and_adds(report, s):
     assert m.interval["alone"][0] - slack < alone < m.interval["alone"][1] + slack
     assert m.interval["added"][0] - slack < added < m.interval["added"][1] + slack
     assert m.redundant + m.unique == pytest.approx(m.alone) and m.unique + m.synergistic == pytest.approx(m.added, abs=1e-9)
-    assert m.discrete["low"] <= m.discrete["synergistic"] + 1e-6 and m.discrete["synergistic"] <= m.discrete["high"] + 1e-6
+    for part in interactions.PARTS: assert m.interval[part][0] <= getattr(m, part) <= m.interval[part][1]
+    assert m.alone > m.null95["alone"] and m.added > m.null95["added"]
+    assert report.together_interval[0] < label_information(WORLD, *WORLD.names) < report.together_interval[1]
+
+
+def known(features, y, groups=None, permutations=99):
+    return interactions.label_interactions(features, y, pairs.Groups(len(y), groups), permutations)[0]
+
+
+def normal(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+
+
+def test_given_what_others_know_against_a_regression():
+    "ln of the ratio of residual sums of squares, and the F test of linear regression on null draws."
+    x, o, e = normal(300, 3, seed=1), normal(300, 5, seed=2), normal(300, seed=3)
+    x = x + o[:, :3]
+    y = x[:, 0] + o[:, 1] + e
+    A, O, Y = (pairs.white(pairs.standard(D), 60).W for D in (x, o, y[:, None]))
+    rest = lambda *X: (y - torch.cat([torch.ones(300, 1), *X], 1) @ torch.linalg.lstsq(torch.cat([torch.ones(300, 1), *X], 1), y[:, None]).solution[:, 0]).square().sum()
+    by = pairs.Groups(300)
+    found = interactions._given(A, Y, O, by, pairs.shuffles(by, 400))
+    raw = (rest(o.double()) / rest(o.double(), x.double())).log() / 2
+    bias = pairs.gaussian_bias(300 - 5, 3, 1)
+    assert found.nats == pytest.approx(raw.item() - bias, abs=0.003)
+    exact = pairs.estimate(interactions.without(A, O), interactions.without(Y, O), by, pairs.shuffles(by, 0), given=O)
+    assert exact.nats == pytest.approx(raw.item() - bias, abs=1e-4) and found.V_0 == pytest.approx(exact.V_0, rel=0.3)
+
+
+def test_the_same_features_twice_add_nothing():
+    x, y = normal(400, 4, seed=4), normal(400, seed=5)
+    m = known({"a": x, "b": x @ normal(4, 4, seed=6), "c": normal(400, 3, seed=7)}, x[:, 0] + y)
+    assert m["a"].interval["added"][0] < 1e-9 and m["a"].added < 0.01 and m["a"].alone > 0.25
+    assert m["b"].redundant == pytest.approx(m["b"].alone, abs=0.01) and m["c"].interval["added"][0] < 1e-9
+
+
+def test_noise_adds_nothing_and_a_sum_is_synergy():
+    "y = a + b of independent a and b: each knows less alone than it adds."
+    a, b, noise = normal(500, 1, seed=8), normal(500, 1, seed=9), normal(500, 30, seed=10)
+    m = known({"a": a, "b": b, "noise": noise}, (a + b)[:, 0] + 0.2 * normal(500, seed=11))
+    assert m["a"].interval["synergistic"][0] > 0.5 and m["a"].added > m["a"].alone + 0.5
+    assert m["noise"].interval["synergistic"][0] == m["noise"].interval["added"][0] == m["noise"].interval["alone"][0] == 0
+    assert m["noise"].added < m["noise"].null95["added"]
+
+
+def test_cut_columns_are_bounds():
+    wide, y = normal(200, 120, seed=12), normal(200, seed=13)
+    m = known({"wide": wide, "b": normal(200, 3, seed=14)}, wide[:, 0] + y)
+    assert m["wide"].bound == {"alone": True, "others": False, "together": True}
+    assert m["wide"].interval["alone"][1] == m["wide"].interval["added"][1] == math.inf
+    assert m["b"].bound["others"] and m["b"].interval["alone"][1] < math.inf
 
 
 def table(i, j, k, seed):
@@ -415,12 +465,6 @@ def test_the_null_holds_at_most_five_percent_above():
         x = torch.arange(float(times))
         assert (1 + (x >= pairs.null95(x) + 0.5).sum()) / (times + 1) <= 0.05 < (2 + (x >= pairs.null95(x)).sum()) / (times + 1)
     assert math.isnan(pairs.null95(torch.empty(0))) and pairs.null95(torch.empty(0, 3)).shape == (3,)
-
-
-def test_classes_keep_ties_together():
-    x = torch.tensor([0.0] * 7 + [1.0, 2.0, 3.0], dtype=torch.double)
-    assert len(set(interactions._classes(x)[:7].tolist())) == 1
-    assert torch.bincount(interactions._classes(torch.arange(30.0))).tolist() == [10, 10, 10]
 
 
 def test_neighbours_read_a_known_pair():
