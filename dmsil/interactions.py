@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .pairs import Estimate, Groups, estimate, interval, mean_variance, null95, shuffles, standard, student, white
+from .estimates import Estimate, Groups, estimate, interval, mean_variance, null95, shuffles, standard, student, white
 
 # %% ../nbs/20_interactions.ipynb #6b89e20f
 PARTS = ("alone", "redundant", "unique", "synergistic", "added")

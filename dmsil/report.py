@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .estimates import MARGIN, Groups, mean_variance, student
 from .interactions import PARTS, Modality, label_interactions
-from .pairs import MARGIN, Groups, Pair, checked_features, clip_notes, mean_variance, measured_pair, one_side, student
+from .pairs import Pair, checked_features, clip_notes, measured_pair, one_side
 
 # %% ../nbs/21_report.ipynb #7eda08c7
 @dataclass(frozen=True)

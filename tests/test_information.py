@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import dmsil
-from dmsil import interactions, pairs
+from dmsil import estimates, interactions, pairs
 from dmsil.clips import video_of
 from dmsil.interactions import discrete_split, joint_bounds, least_informative
 from dmsil.pairs import neighbour_information, pair_information, verdict
@@ -39,7 +39,7 @@ def report(sample):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=60, max_size=150), st.integers(0, 10**6))
 def test_groups_are_split_whole_and_evenly(labels, seed):
-    parts = pairs.splits(pairs.Groups(len(labels), labels, seed), 3)
+    parts = pairs.splits(estimates.Groups(len(labels), labels, seed), 3)
     sizes = [len(out) for _, out in parts]
     assert sum(sizes) == len(labels) and max(sizes) - min(sizes) <= max(map(labels.count, set(labels)))
     for train, out in parts:
@@ -49,7 +49,7 @@ def test_groups_are_split_whole_and_evenly(labels, seed):
 
 def test_a_resample_weighs_whole_groups():
     x = torch.tensor([1.0, 1, 2, 2, 2, 3], dtype=torch.double)
-    means = pairs.resampled_means(torch.stack([x, torch.ones_like(x)], 1), pairs.Groups(6, list("aabbbc")), 500)
+    means = pairs.resampled_means(torch.stack([x, torch.ones_like(x)], 1), estimates.Groups(6, list("aabbbc")), 500)
     drawn = [[(2, 2.0), (3, 6.0), (1, 3.0)][g] for g in range(3)]
     possible = {round(sum(drawn[g][1] for g in three) / sum(drawn[g][0] for g in three), 6) for three in product(range(3), repeat=3)}
     assert {round(m, 6) for m in means[:, 0].tolist()} <= possible and torch.allclose(means[:, 1], torch.ones(500, dtype=torch.double))
@@ -57,8 +57,8 @@ def test_a_resample_weighs_whole_groups():
 
 @pytest.mark.parametrize("labels", [None, [k % 5 for k in range(50)]], ids=["clips", "groups"])
 def test_shuffles_are_permutations_of_whole_groups(labels):
-    groups = pairs.Groups(50, labels)
-    for row in pairs.shuffles(groups, 20):
+    groups = estimates.Groups(50, labels)
+    for row in estimates.shuffles(groups, 20):
         assert sorted(row.tolist()) == list(range(50))
         to = {}
         for clip, other in enumerate(row.tolist()): to.setdefault(int(groups.of[clip]), []).append(other)
@@ -70,8 +70,8 @@ def test_shuffles_are_permutations_of_whole_groups(labels):
 @given(st.lists(st.integers(1, 9), min_size=5, max_size=30), st.integers(0, 10**6))
 def test_groups_of_unequal_size_change_places_with_groups_of_similar_size(sizes, seed):
     labels = [g for g, size in enumerate(sizes) for _ in range(size)]
-    groups = pairs.Groups(len(labels), labels, seed)
-    for row in pairs.shuffles(groups, 5):
+    groups = estimates.Groups(len(labels), labels, seed)
+    for row in estimates.shuffles(groups, 5):
         took = []
         for g in range(len(sizes)):
             others = row[groups.of == g]
@@ -81,7 +81,7 @@ def test_groups_of_unequal_size_change_places_with_groups_of_similar_size(sizes,
             took.append(int(whose))
         assert sorted(took) == list(range(len(sizes)))
         place = {g: k for k, g in enumerate(sorted(range(len(sizes)), key=lambda g: sizes[g]))}
-        assert len(set(sizes)) == 1 or all(abs(place[g] - place[took[g]]) < 2 * pairs.ALIKE for g in range(len(sizes)))
+        assert len(set(sizes)) == 1 or all(abs(place[g] - place[took[g]]) < 2 * estimates.ALIKE for g in range(len(sizes)))
 
 
 # One side ---------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def kernels(side):
 def test_what_looks_at_one_side_does_not_care_about_the_order_of_clips(d):
     g = torch.Generator().manual_seed(d)
     D, P = torch.randn(120, d, generator=g).exp().round(decimals=2), torch.randperm(120, generator=g)
-    groups = pairs.Groups(120)
+    groups = estimates.Groups(120)
     as_is, moved = kernels(pairs.one_side(D, groups)), kernels(pairs.one_side(D[P], groups))
     for K, K_moved in zip(as_is, moved, strict=True):
         torch.testing.assert_close(K_moved, K[P][:, P], rtol=0, atol=2e-3 * K.abs().max().item())
@@ -105,10 +105,10 @@ def test_what_looks_at_one_side_does_not_care_about_the_order_of_clips(d):
 def test_white_features_are_white_and_dead_columns_go():
     X = torch.randn(200, 6, generator=torch.Generator().manual_seed(1), dtype=torch.double)
     X = torch.cat([1e6 * X[:, :3] + 1e8, 1e-6 * X[:, 3:], X[:, :1] - X[:, 1:2], torch.ones(200, 2)], 1)
-    found = pairs.white(pairs.standard(X), 12)
+    found = estimates.white(estimates.standard(X), 12)
     assert found.W.shape == (200, 6) and not found.cut and found.read == pytest.approx(1)
     assert torch.allclose(found.W.T @ found.W / 200, torch.eye(6, dtype=torch.double), atol=1e-6)
-    few = pairs.white(pairs.standard(torch.randn(60, 40)), 3)
+    few = estimates.white(estimates.standard(torch.randn(60, 40)), 3)
     assert few.W.shape == (60, 3) and few.cut and 3 / 40 < few.read < 0.5
 
 
@@ -116,16 +116,16 @@ def test_white_features_are_white_and_dead_columns_go():
 @given(st.integers(0, 10**6), st.floats(0.1, 3))
 def test_standard_columns_are_bounded_whatever_the_tails(seed, power):
     D = torch.randn(80, 3, generator=torch.Generator().manual_seed(seed)).mul(power).exp()
-    X = pairs.standard(D)
-    assert X.abs().amax() <= 1.001 * pairs.BOUND
+    X = estimates.standard(D)
+    assert X.abs().amax() <= 1.001 * estimates.BOUND
     assert torch.allclose(X.mean(0), torch.zeros(3).double(), atol=1e-6) and torch.allclose(X.std(0, correction=0), torch.ones(3).double())
 
 
 def test_normal_scores_do_not_see_monotone_maps_and_ties_share_theirs():
     D = torch.randn(100, 3, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(pairs.normal_scores(D), pairs.normal_scores(D.exp() ** 3))
-    binary = pairs.normal_scores((D > 0).float())
-    assert all(len(column.unique()) == 2 for column in binary.T) and pairs.normal_scores(D).std().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(estimates.normal_scores(D), estimates.normal_scores(D.exp() ** 3))
+    binary = estimates.normal_scores((D > 0).float())
+    assert all(len(column.unique()) == 2 for column in binary.T) and estimates.normal_scores(D).std().item() == pytest.approx(1, abs=0.05)
 
 
 # One pair ---------------------------------------------------------------------------------------------------------
@@ -139,11 +139,11 @@ def apart(seed, n=200, p=6, q=6):
 @pytest.mark.parametrize("p, q", [(6, 6), (3, 300), (300, 3)])
 def test_independent_pairs_are_seldom_said_to_share(p, q):
     "Of 100 draws no more than chance allows; where components were chosen on a part of the clips, 3 + 300 were shared in all."
-    groups, above = pairs.Groups(200), []
+    groups, above = estimates.Groups(200), []
     for seed in range(100):
         a, b = (pairs.one_side(D, groups) for D in apart(seed, p=p, q=q))
-        found = pairs.judged(a, b, groups, pairs.shuffles(groups, 79, salt=seed))
-        above.append((found["verdict"].startswith("shares"), found["lines"].nats > pairs.null95(found["lines"].null).item()))
+        found = pairs.judged(a, b, groups, estimates.shuffles(groups, 79, salt=seed))
+        above.append((found["verdict"].startswith("shares"), found["lines"].nats > estimates.null95(found["lines"].null).item()))
     shares, exceed = np.mean(above, 0)
     assert shares <= 0.08 and exceed <= 0.12
 
@@ -151,11 +151,11 @@ def test_independent_pairs_are_seldom_said_to_share(p, q):
 def test_the_largest_rank_is_one_test():
     g = torch.Generator().manual_seed(3)
     draws = torch.rand(3, 200, generator=g)
-    found = [pairs.tested(draws.roll(-k, 1)) for k in range(200)]
+    found = [estimates.tested(draws.roll(-k, 1)) for k in range(200)]
     said = [any(which) for _, which, _ in found]
-    assert sum(said) <= pairs.ALPHA * 200 and said == [p <= pairs.ALPHA for p, _, _ in found]
+    assert sum(said) <= estimates.ALPHA * 200 and said == [p <= estimates.ALPHA for p, _, _ in found]
     for k, (_, which, line) in enumerate(found): assert which == (draws[:, k] > torch.tensor(line)).tolist()
-    assert pairs.tested(torch.zeros(3, 100)) == (1.0, [False] * 3, [0.0] * 3)
+    assert estimates.tested(torch.zeros(3, 100)) == (1.0, [False] * 3, [0.0] * 3)
 
 
 @pytest.mark.parametrize("a, b", list(combinations(WORLD.names, 2)))
@@ -186,11 +186,11 @@ def test_linear_maps_and_order_change_nothing(sample):
 def test_the_formulas_are_mean_and_variance_of_the_null(d_a, d_b):
     g = torch.Generator().manual_seed(3)
     D_a, D_b = torch.randn(400, d_a, generator=g), torch.randn(400, d_b, generator=g)
-    groups = pairs.Groups(400)
-    A, B = (pairs.white(pairs.standard(D), 25).W for D in (D_a, D_b))
-    shuffled = torch.cat([pairs.gaussian_information(A.T @ X / 400) for X in pairs._shuffled(B, groups, pairs.shuffles(groups, 600))])
-    exact, drawn = (pairs.estimate(A, B, groups, pairs.shuffles(groups, times)) for times in (0, 600))
-    assert shuffled.mean().item() == pytest.approx(pairs.gaussian_bias(400, d_a, d_b), rel=0.15, abs=0.002)
+    groups = estimates.Groups(400)
+    A, B = (estimates.white(estimates.standard(D), 25).W for D in (D_a, D_b))
+    shuffled = torch.cat([estimates.gaussian_information(A.T @ X / 400) for X in estimates._shuffled(B, groups, estimates.shuffles(groups, 600))])
+    exact, drawn = (estimates.estimate(A, B, groups, estimates.shuffles(groups, times)) for times in (0, 600))
+    assert shuffled.mean().item() == pytest.approx(estimates.gaussian_bias(400, d_a, d_b), rel=0.15, abs=0.002)
     assert exact.V_0 == pytest.approx(drawn.V_0, rel=0.3) and exact.nats == pytest.approx(drawn.nats, abs=0.004)
     assert drawn.clipwise.mean() == pytest.approx(drawn.nats, abs=1e-9) and drawn.null.mean() == pytest.approx(0, abs=1e-9)
     assert pair_information(D_a, D_b, permutations=0, resamples=50).verdict == "can't tell"
@@ -199,11 +199,11 @@ def test_the_formulas_are_mean_and_variance_of_the_null(d_a, d_b):
 def test_the_variance_is_that_of_repeated_draws():
     "Where nothing, little and much is shared; the first order alone is up to twice the variance where nothing is."
     for rho in (0.0, 0.2, 0.6):
-        found, groups = [], pairs.Groups(300)
+        found, groups = [], estimates.Groups(300)
         for seed in range(150):
             a, e = apart(seed, 300, 8, 8)
-            A, B = (pairs.white(pairs.standard(D), 18).W for D in (a, rho * a + (1 - rho**2) ** 0.5 * e))
-            found.append(pairs.estimate(A, B, groups, pairs.shuffles(groups, 0)))
+            A, B = (estimates.white(estimates.standard(D), 18).W for D in (a, rho * a + (1 - rho**2) ** 0.5 * e))
+            found.append(estimates.estimate(A, B, groups, estimates.shuffles(groups, 0)))
         spread, said = np.std([e.nats for e in found]), np.mean([e.V_0 + e.V_1 for e in found]) ** 0.5
         assert said == pytest.approx(spread, rel=0.2)
 
@@ -211,19 +211,19 @@ def test_the_variance_is_that_of_repeated_draws():
 @pytest.mark.parametrize("sizes", [[1] * 300, [10] * 30, [5 + k for k in range(20)]], ids=["clips", "groups", "unequal"])
 def test_the_variance_of_a_mean_counts_groups(sizes):
     labels = [g for g, size in enumerate(sizes) for _ in range(size)]
-    groups, g = pairs.Groups(len(labels), labels), torch.Generator().manual_seed(4)
+    groups, g = estimates.Groups(len(labels), labels), torch.Generator().manual_seed(4)
     x = torch.randn(2000, len(sizes), generator=g, dtype=torch.double)[:, groups.of] + torch.randn(2000, len(labels), generator=g, dtype=torch.double)
-    assert pairs.mean_variance(x, groups).mean().item() == pytest.approx(x.mean(1).var().item(), rel=0.15)
+    assert estimates.mean_variance(x, groups).mean().item() == pytest.approx(x.mean(1).var().item(), rel=0.15)
 
 
 def test_a_planted_share_is_found_as_often_as_said():
-    found, groups, said = [], pairs.Groups(200), []
+    found, groups, said = [], estimates.Groups(200), []
     for seed in range(60):
         a, e = apart(seed)
         rho = (1 - math.exp(-0.2)) ** 0.5
         b = torch.cat([rho * a[:, :1] + (1 - rho**2) ** 0.5 * e[:, :1], e[:, 1:]], 1)
-        result = [pairs.judged(*(pairs.one_side(D, groups) for D in (a, D_b)), groups, pairs.shuffles(groups, 99)) for D_b in (b, e)]
-        found.append(result[0]["p"] <= pairs.ALPHA)
+        result = [pairs.judged(*(pairs.one_side(D, groups) for D in (a, D_b)), groups, estimates.shuffles(groups, 99)) for D_b in (b, e)]
+        found.append(result[0]["p"] <= estimates.ALPHA)
         said.append(result[1]["power"])
     assert np.mean(found) == pytest.approx(np.mean(said), abs=0.12)
 
@@ -297,19 +297,19 @@ def test_what_was_cut_is_a_lower_bound_and_never_private():
 
 
 def test_clips_that_hang_together_are_noted():
-    g, groups = torch.Generator().manual_seed(11), pairs.Groups(400)
+    g, groups = torch.Generator().manual_seed(11), estimates.Groups(400)
     note = lambda a, b, groups=groups: pairs.clip_notes({"a": pairs.one_side(a, groups), "b": pairs.one_side(b, groups)}, groups)
     fresh = lambda: torch.randn(400, 6, generator=g)
     smooth = lambda: torch.nn.functional.avg_pool1d(torch.randn(6, 410, generator=g), 11, 1).T
     assert note(fresh(), fresh()) == () and note(smooth(), fresh()) == ()
     near = lambda: smooth() + 0.4 * fresh()
     assert "pass groups" in note(smooth(), smooth())[0] and "k // " not in note(smooth(), smooth())[0]
-    assert "blocks of clips in a row: [k // " in note(near(), near(), pairs.Groups(400))[0]
-    assert note(smooth(), smooth(), pairs.Groups(400, [k // 20 for k in range(400)])) == ()
+    assert "blocks of clips in a row: [k // " in note(near(), near(), estimates.Groups(400))[0]
+    assert note(smooth(), smooth(), estimates.Groups(400, [k // 20 for k in range(400)])) == ()
     halves = [torch.randn(200, 6, generator=g) for _ in range(2)]
     doubled = [D.repeat(2, 1) + 1e-5 * torch.randn(400, 6, generator=g) for D in halves]
     assert note(*doubled) == ("400 clips equal another one in all modalities: if a clip is there twice, give both one group",)
-    assert note(*doubled, pairs.Groups(400, [*range(200)] * 2)) == () and note(doubled[0], fresh()) == ()
+    assert note(*doubled, estimates.Groups(400, [*range(200)] * 2)) == () and note(doubled[0], fresh()) == ()
     assert note(torch.randn(400, 40, generator=g), torch.ones(400, 2))[0].startswith("a: 400 clips are too few for 40 columns; the leading 33 directions")
 
 
@@ -330,7 +330,7 @@ def test_what_a_modality_knows_and_adds(report, s):
 
 
 def known(features, y, groups=None, permutations=99):
-    return interactions.label_interactions(features, y, pairs.Groups(len(y), groups), permutations)[0]
+    return interactions.label_interactions(features, y, estimates.Groups(len(y), groups), permutations)[0]
 
 
 def normal(*shape, seed):
@@ -342,14 +342,14 @@ def test_given_what_others_know_against_a_regression():
     x, o, e = normal(300, 3, seed=1), normal(300, 5, seed=2), normal(300, seed=3)
     x = x + o[:, :3]
     y = x[:, 0] + o[:, 1] + e
-    A, O, Y = (pairs.white(pairs.standard(D), 60).W for D in (x, o, y[:, None]))
+    A, O, Y = (estimates.white(estimates.standard(D), 60).W for D in (x, o, y[:, None]))
     rest = lambda *X: (y - torch.cat([torch.ones(300, 1), *X], 1) @ torch.linalg.lstsq(torch.cat([torch.ones(300, 1), *X], 1), y[:, None]).solution[:, 0]).square().sum()
-    by = pairs.Groups(300)
-    found = interactions._given(A, Y, O, by, pairs.shuffles(by, 400))
+    by = estimates.Groups(300)
+    found = interactions._given(A, Y, O, by, estimates.shuffles(by, 400))
     raw = (rest(o.double()) / rest(o.double(), x.double())).log() / 2
-    bias = pairs.gaussian_bias(300 - 5, 3, 1)
+    bias = estimates.gaussian_bias(300 - 5, 3, 1)
     assert found.nats == pytest.approx(raw.item() - bias, abs=0.003)
-    exact = pairs.estimate(interactions.without(A, O), interactions.without(Y, O), by, pairs.shuffles(by, 0), given=O)
+    exact = estimates.estimate(interactions.without(A, O), interactions.without(Y, O), by, estimates.shuffles(by, 0), given=O)
     assert exact.nats == pytest.approx(raw.item() - bias, abs=1e-4) and found.V_0 == pytest.approx(exact.V_0, rel=0.3)
 
 
@@ -463,8 +463,8 @@ def test_batches_of_tables_are_tables():
 def test_the_null_holds_at_most_five_percent_above():
     for times in (19, 20, 99, 200):
         x = torch.arange(float(times))
-        assert (1 + (x >= pairs.null95(x) + 0.5).sum()) / (times + 1) <= 0.05 < (2 + (x >= pairs.null95(x)).sum()) / (times + 1)
-    assert math.isnan(pairs.null95(torch.empty(0))) and pairs.null95(torch.empty(0, 3)).shape == (3,)
+        assert (1 + (x >= estimates.null95(x) + 0.5).sum()) / (times + 1) <= 0.05 < (2 + (x >= estimates.null95(x)).sum()) / (times + 1)
+    assert math.isnan(estimates.null95(torch.empty(0))) and estimates.null95(torch.empty(0, 3)).shape == (3,)
 
 
 def test_neighbours_read_a_known_pair():

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from dmsil.interactions import PARTS, label_interactions
-from dmsil.pairs import ALPHA, CLIPS_A_DIRECTION, MARGIN, POWER, Groups, clip_notes, judged, one_side, shuffles
 from dmsil.checkpoints import rounded, write_json
+from dmsil.estimates import ALPHA, CLIPS_A_DIRECTION, MARGIN, Groups, shuffles
+from dmsil.interactions import PARTS, label_interactions
+from dmsil.pairs import POWER, clip_notes, judged, one_side
 from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
 ROOT = Path(__file__).resolve().parents[1]
