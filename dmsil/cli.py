@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from .checkpoints import load_model, write_csv, write_json
+from .checkpoints import load_model, tensorboard, write_csv, write_json
 from .clips import Caution, DataError, Split, video_of
 from .combinations import GridConfig, grid
 from .corpora import fetch
@@ -32,7 +32,10 @@ from .model import ModelConfig, Spec, input_features, prepare
 from .posterior import Prior, posterior_labels
 from .recordings import features, load_recording, open_data, save_recording
 from .report import Report, information_report
-from .training import PRESETS, Preset, Run, TrainConfig, evaluate, fit, fitted, initial_model, predict, predict_clips, preset, tensorboard
+from .prediction import evaluate, fitted, predict, predict_clips
+from .presets import PRESETS, Preset, TrainConfig, preset
+from .trainer import initial_model
+from .training import Run, fit
 
 # %% ../nbs/24_cli.ipynb #555ae817
 Flat = tyro.conf.OmitArgPrefixes

@@ -29,7 +29,8 @@ from .metrics import MarkdownTable, sentiment_metrics
 from .model import ModelConfig, Output, input_features, pick_device, prepare
 from .objective import multitask_loss
 from .pairs import pair_information
-from .training import Preset, Trainer, batches, changed, epoch_seed, preset, warm_up
+from .presets import Preset, changed, preset
+from .trainer import Trainer, batches, epoch_seed, warm_up
 
 # %% ../nbs/22_combinations.ipynb #4392839a
 MOST_CELLS = 3**6

@@ -536,7 +536,7 @@ class Recording:
     notes: tuple[str, ...] = () # what was left out or changed on the way in
     def __len__(self) -> int: return len(self.clips)
     def timed(self,
-        rows: list[dict], # one a clip, as `dmsil.training.predict_clips` makes them
+        rows: list[dict], # one a clip, as `dmsil.prediction.predict_clips` makes them
     ) -> list[dict]: # the same with start and end behind the clip's name, and its words at the end
         "When each clip is, and what is said in it, beside what was found."
         number, words = lambda v: round(float(v), 3), self.clips.inputs["text"].strings

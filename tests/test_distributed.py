@@ -16,10 +16,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from dmsil import checkpoints, processes, training
+from dmsil import checkpoints, processes, trainer, training
 from dmsil.clips import DataError, Split, Steps, Vectors, synthetic_clips
 from dmsil.processes import Ranks
-from dmsil.training import Trainer, changed, fit, forward_backward, predict, preset, train_epoch
+from dmsil.prediction import predict
+from dmsil.presets import changed, preset
+from dmsil.trainer import Trainer, forward_backward, train_epoch
+from dmsil.training import fit
 
 gloo = dist.is_available() and dist.is_gloo_available()
 pytestmark = pytest.mark.skipif(not gloo, reason="this torch was built without gloo")
@@ -111,7 +114,7 @@ def works(folder: Path) -> None:
 
 def breaks(folder: Path, how: str) -> None:
     "Two processes, of which the second stops in the middle of an epoch."
-    processes.SILENCE, step, seen = (60 if how == "fails" else 8), training.forward_backward, []
+    processes.SILENCE, step, seen = (60 if how == "fails" else 8), trainer.forward_backward, []
 
     def stopping(run, *parts, share=1.0):
         seen.append(1)
@@ -121,7 +124,7 @@ def breaks(folder: Path, how: str) -> None:
             time.sleep(300)
         return step(run, *parts, share=share)
 
-    training.forward_backward = stopping
+    trainer.forward_backward = stopping
     fit(synthetic_clips(n=(100, 10, 10)), preset("dmsil", **BATCH | {"accumulate": 1}), progress=False)
 
 

@@ -19,7 +19,8 @@ from dmsil.checkpoints import read_tree, write_tree
 from dmsil.clips import synthetic_clips
 from dmsil.corpora import fetch
 from dmsil.report import information_report
-from dmsil.training import STATE, preset
+from dmsil.presets import preset
+from dmsil.training import STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = {m.group(2): int(m.group(1)) for p in (ROOT / "nbs").glob("*.ipynb") if (m := re.match(r"(\d\d)_(\w+)\.ipynb", p.name))}
+ORDER = {path.stem[3:]: place for place, path in enumerate(sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")))}
 MODULES = sorted(p.stem for p in (ROOT / "dmsil").glob("*.py") if not p.stem.startswith("_"))
 RANK = {name: ORDER.get(name, ORDER.get("training", 99) + 0.5) for name in MODULES}
 

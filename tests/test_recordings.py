@@ -19,7 +19,7 @@ import dmsil
 import dmsil.recordings as rec
 from dmsil.clips import DataError, Steps
 from dmsil.corpora import TIMING
-from dmsil.training import predict_clips
+from dmsil.prediction import predict_clips
 
 CUE = "1\n00:00:00,500 --> 00:00:02,000\nIt is good.\n"
 

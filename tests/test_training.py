@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 import dmsil
 from dmsil.checkpoints import load_model
 from dmsil.clips import Split, Steps, Texts, Vectors, synthetic_clips
-from dmsil.training import Trainer, batches, epoch_seed, forward_backward, preset, train_epoch
+from dmsil.presets import preset
+from dmsil.trainer import Trainer, batches, epoch_seed, forward_backward, train_epoch
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -177,7 +177,7 @@ class OurRun:
     def __init__(self, clips, model: nn.Module, precision: str = "float32"):
         from dmsil.labels import LabelGenerator
         from dmsil.processes import Ranks
-        from dmsil.training import TrainConfig
+        from dmsil.presets import TrainConfig
 
         self.clips, self.model, self.forward, self.optimiser, self.epoch = clips, model, model, adam(model), 0
         self.device, self.ranks, self.alignment = next(model.parameters()).device, Ranks(), None
@@ -186,7 +186,7 @@ class OurRun:
 
     def step(self, *batches: torch.Tensor) -> None:
         "Some batches together; a full group moves the weights."
-        from dmsil.training import forward_backward
+        from dmsil.trainer import forward_backward
 
         if len(batches) < ACCUMULATE:
             return self.move_labels(batches)
@@ -448,7 +448,7 @@ def our_run(task: dict) -> OurRun:
 
 def our_worker(task: dict, port: _Port) -> None:
     "This library's side; an epoch for every question."
-    from dmsil.training import evaluate
+    from dmsil.prediction import evaluate
 
     run = our_run(task)
     orders, before = np.load(task["orders"]), held_memory()
@@ -468,7 +468,7 @@ def our_worker(task: dict, port: _Port) -> None:
 
 def our_record(run: OurRun) -> dict:
     "Predictions for the validation clips, generated labels and centres."
-    from dmsil.training import predict
+    from dmsil.prediction import predict
 
     predictions = {f"prediction_{s}": y.numpy() for s, y in predict(run.model, run.clips.valid)[0].items()}
     labels = {f"label_{s}": y.cpu().numpy() for s, y in run.generator.labels.items()}

@@ -20,13 +20,14 @@ from signs import SIGNS, world
 from torch import nn
 
 import dmsil
-from dmsil import training
+from dmsil import trainer
 from dmsil.checkpoints import rounded, write_json
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances
 from dmsil.model import Head, MultimodalModel, Output
 from dmsil.pairs import pair_information
 from dmsil.posterior import FixedLabels
-from dmsil.training import Trainer, predict, train_epoch
+from dmsil.prediction import predict
+from dmsil.trainer import Trainer, train_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "diagnosis.json"
@@ -148,7 +149,7 @@ WIRINGS = {"as shipped": MultimodalModel, "heads on aligned features": HeadsOnAl
 def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), **changes) -> dict:
     "One run: errors, and the nats that each signed pair shares where it is aligned and in what the fusion reads."
     torch.set_num_threads(1)
-    training.MultimodalModel = WIRINGS[wiring]
+    trainer.MultimodalModel = WIRINGS[wiring]
     clips = dmsil.synthetic_clips(world(seed), n, seed)
     run = dmsil.fit(clips, "dmsil_kappa", pairs=SIGNS, seed=seed, device="cpu", progress=False, **changes)
     z = run.features()[0]

@@ -47,7 +47,9 @@ from dmsil.checkpoints import rounded, write_json  # noqa: E402
 from dmsil.clips import Clips, Split, Steps, Tokens, Vectors  # noqa: E402
 from dmsil.labels import LabelGenerator  # noqa: E402
 from dmsil.objective import multitask_loss  # noqa: E402
-from dmsil.training import Trainer, forward_backward, predict, preset, train_epoch  # noqa: E402
+from dmsil.prediction import predict  # noqa: E402
+from dmsil.presets import preset  # noqa: E402
+from dmsil.trainer import Trainer, forward_backward, train_epoch  # noqa: E402
 
 RESULT = ROOT / "results" / "gpu.json"
 PACKED = ROOT / ".cache" / "gpu"

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import dmsil
-from dmsil import training
+from dmsil import trainer
 from dmsil.checkpoints import rounded, write_json
 from dmsil.combinations import sign_patterns
 from dmsil.pairs import neighbour_information, pair_information
@@ -165,7 +165,7 @@ SHIPPED = {"none": {}, "signed": SIGNS, "swapped": {pair: -weight for pair, weig
 PATTERNS = {pattern: {pair: 0.3 * sign for pair, sign in signs.items() if sign} for pattern, signs in sign_patterns(NAMES).items()}
 
 
-def once_per_seed(labels=training.posterior_labels, kept={}):  # noqa: B006
+def once_per_seed(labels=trainer.posterior_labels, kept={}):  # noqa: B006
     "Posterior labels depend on clips and seed, not on signs: those of the last seed are kept."
     def made(inputs, y, groups, seed, floor):
         if (seed, len(y)) not in kept:
@@ -177,7 +177,7 @@ def once_per_seed(labels=training.posterior_labels, kept={}):  # noqa: B006
 
 def trained(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> dict:
     "`dmsil_kappa` with signs and nothing else: its error, and its features of the test clips before and after training."
-    clips, training.posterior_labels = dmsil.synthetic_clips(world(seed), n, seed), once_per_seed()
+    clips, trainer.posterior_labels = dmsil.synthetic_clips(world(seed), n, seed), once_per_seed()
     run = dmsil.fit(clips, "dmsil_kappa", pairs=(SHIPPED | PATTERNS)[arm], seed=seed, device="cpu", progress=False, **changes)
     about = {name: run.metrics[name] for name in ("best_epoch", "epochs", "unimodal", "reliability")}
     return {"MAE": run.metrics["MAE"], "about": about, "before": run.features(trained=False)[0], "after": run.features()[0]}

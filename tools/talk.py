@@ -30,7 +30,7 @@ from dmsil.recordings import (
     silences,
     word_times,
 )
-from dmsil.training import evaluate, predict_clips
+from dmsil.prediction import evaluate, predict_clips
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "talk.json"
 TALK = (
