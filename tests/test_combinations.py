@@ -16,9 +16,12 @@ import torch
 from conftest import refused
 
 import dmsil
+from dmsil.cells import Grid, load_grid
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
-from dmsil.combinations import Grid, GridConfig, Stack, detectable, flip_max_t, grid, holm, load_grid, paired_t, sign_patterns
+from dmsil.combinations import GridConfig, grid
 from dmsil.model import ModelConfig
+from dmsil.significance import detectable, flip_max_t, holm, paired_t
+from dmsil.stack import Stack, sign_patterns
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = ModelConfig(frozen=True, sequence="stats")

@@ -20,7 +20,7 @@ import dmsil
 import dmsil.recordings as rec
 from dmsil.cli import any_code_page, as_options
 from dmsil.clips import Caution, DataError, Steps, Tokens, Vectors, in_order, one_sided
-from dmsil.combinations import sign_patterns
+from dmsil.stack import sign_patterns
 from dmsil.encoders import check_tokens, text_weights, tokenize, unreadable
 from dmsil.model import pick_device
 from dmsil.tables import clips_from_table, read_table

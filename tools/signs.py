@@ -21,7 +21,7 @@ from torch import nn
 import dmsil
 from dmsil import trainer
 from dmsil.checkpoints import rounded, write_json
-from dmsil.combinations import sign_patterns
+from dmsil.stack import sign_patterns
 from dmsil.pairs import neighbour_information, pair_information
 from dmsil.synthetic import Simulation, SyntheticConfig
 
