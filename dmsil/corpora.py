@@ -23,7 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .clips import SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, few, in_deviations, sequences, synthetic_clips
-from .pickles import Fields, Refused, checked_clips, load_clips, read_labels, read_npy, read_padded, unpickle
+from .fields import Fields, read_labels, read_padded
+from .pickles import checked_clips, load_clips
+from .unpickling import Refused, read_npy, unpickle
 
 # %% ../nbs/09_corpora.ipynb #ef36c2bb
 _RAW = "https://raw.githubusercontent.com"

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, column_moments, few, group_splits, in_deviations
-from .pickles import MOST, Fields, Refused, map_npy, padded, read_floats, read_npy, read_steps
+from .fields import Fields, padded, read_floats, read_steps
+from .unpickling import MOST, Refused, map_npy, read_npy
 
 # %% ../nbs/10_tables.ipynb #b31c0429
 def _delimiter(heading: str) -> str: # a comma, unless another is more frequent outside quotes

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmsil import corpora, pickles
+from dmsil import corpora, unpickling
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips
 from dmsil.corpora import MOSI_FILES, TIMING, fetch, load_mmmo, load_mosi, open_clips
 from dmsil.pickles import load_clips
@@ -121,7 +121,7 @@ def test_synthetic_clips():
        protocol=st.integers(0, 5), order=st.sampled_from("CF"))
 def test_arrays_come_back(array, protocol, order):
     array = np.array(array, order=order)
-    found = pickles.unpickle(pickle.dumps({"x": array}, protocol), "f")["x"].values()
+    found = unpickling.unpickle(pickle.dumps({"x": array}, protocol), "f")["x"].values()
     assert found.dtype == array.dtype and found.shape == array.shape
     assert np.array_equal(found, array, equal_nan=array.dtype.kind == "f")
 
@@ -133,7 +133,7 @@ PLAIN = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow
 @settings(max_examples=40, deadline=None)
 @given(value=PLAIN, protocol=st.integers(0, 5))
 def test_plain_containers_come_back(value, protocol):
-    assert pickles.unpickle(pickle.dumps(value, protocol), "f") == value
+    assert unpickling.unpickle(pickle.dumps(value, protocol), "f") == value
 
 
 def test_objects_that_are_plain_after_all():
@@ -141,8 +141,8 @@ def test_objects_that_are_plain_after_all():
     honest = {"o": OrderedDict(a=1), "s": {1, "a"}, "f": frozenset("ab"), "n": np.float64(0.1), "i": np.int16(-3), "u": np.str_("ü"),
         "b": np.bool_(True)}
     for protocol in range(6):
-        assert pickles.unpickle(pickle.dumps(honest, protocol), "f") == {**honest, "o": {"a": 1}}
-    texts = pickles.unpickle(pickle.dumps(np.array(["ü", "long enough"], object)), "f")
+        assert unpickling.unpickle(pickle.dumps(honest, protocol), "f") == {**honest, "o": {"a": 1}}
+    texts = unpickling.unpickle(pickle.dumps(np.array(["ü", "long enough"], object)), "f")
     assert texts.values() == ["ü", "long enough"]
 
 
@@ -150,7 +150,7 @@ def test_both_numpys_names_are_read():
     now = pickle.dumps({"x": np.arange(3.0), "y": np.float32(2)}, 2)
     assert b"numpy._core.multiarray" in now or b"numpy.core.multiarray" in now
     for core in (b"numpy.core.", b"numpy._core."):
-        found = pickles.unpickle(re.sub(rb"numpy\._?core\.", core, now), "f")
+        found = unpickling.unpickle(re.sub(rb"numpy\._?core\.", core, now), "f")
         assert found["x"].values().tolist() == [0, 1, 2] and found["y"] == 2
 
 

@@ -18,6 +18,7 @@ from conftest import refused
 
 import dmsil
 import dmsil.recordings as rec
+from dmsil import audio, transcripts
 from dmsil.cli import any_code_page, as_options
 from dmsil.clips import Caution, DataError, Steps, Tokens, Vectors, in_order, one_sided
 from dmsil.stack import sign_patterns
@@ -36,12 +37,12 @@ def srt(numbers=(1, 2, 3), words=("hated it", "fine", "loved it")) -> str:
 
 def read(folder: Path, text: str, name: str = "talk.srt", notes=None):
     (folder / name).write_text(text, encoding="utf-8")
-    return rec.read_transcript(folder / name, notes)
+    return transcripts.read_transcript(folder / name, notes)
 
 
 def labelled(folder: Path, table: str, cues=None, notes=None):
     (folder / "l.csv").write_text(table, encoding="utf-8")
-    return rec._labelled(folder / "l.csv", cues or [rec.Cue(k, k, k + 1, "so") for k in (1, 2, 3)], [] if notes is None else notes)[0]
+    return rec._labelled(folder / "l.csv", cues or [transcripts.Cue(k, k, k + 1, "so") for k in (1, 2, 3)], [] if notes is None else notes)[0]
 
 
 def one_line(call, *words):
@@ -181,11 +182,11 @@ def test_other_transcripts_that_are_damaged(tmp_path, name, content):
 def test_scales_and_channels_of_sound(tmp_path, change, told):
     x = (0.3 * np.sin(np.arange(32_000) / 7)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", change(x), 16_000, subtype="FLOAT")
-    found = rec.read_audio(tmp_path / "x.wav", notes=(notes := []))
+    found = audio.read_audio(tmp_path / "x.wav", notes=(notes := []))
     assert np.abs(found / np.abs(found).max() - x / np.abs(x).max()).max() < 1e-3
     assert told in " ".join(notes) and bool(told) == bool(notes)
     soundfile.write(tmp_path / "x.wav", x * 2**23, 16_000, subtype="FLOAT")
-    one_line(lambda: rec.read_audio(tmp_path / "x.wav"), "x.wav: found samples up to")
+    one_line(lambda: audio.read_audio(tmp_path / "x.wav"), "x.wav: found samples up to")
 
 
 def test_columns_are_known_by_name():

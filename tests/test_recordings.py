@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import dmsil
 import dmsil.recordings as rec
+from dmsil import audio, transcripts
 from dmsil.clips import DataError, Steps
 from dmsil.corpora import TIMING
 from dmsil.prediction import predict_clips
@@ -26,7 +27,7 @@ CUE = "1\n00:00:00,500 --> 00:00:02,000\nIt is good.\n"
 
 def read(folder: Path, content: str | bytes, name: str = "talk.srt"):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return rec.read_transcript(folder / name)
+    return transcripts.read_transcript(folder / name)
 
 
 # ---- transcripts
@@ -66,7 +67,7 @@ def read(folder: Path, content: str | bytes, name: str = "talk.srt"):
     ],
 )
 def test_one_cue_many_files(tmp_path, content):
-    assert read(tmp_path, content) == [rec.Cue(1, 0.5, 2.0, "It is good.")]
+    assert read(tmp_path, content) == [transcripts.Cue(1, 0.5, 2.0, "It is good.")]
 
 
 def test_cues_that_overlap_and_cues_without_words(tmp_path):
@@ -87,7 +88,7 @@ def test_webvtt(tmp_path):
     )
     first, second = read(tmp_path, text, "talk.vtt")
     assert first.stamps == ((1.0, "I"), (1.25, "really"), (1.5, "do")) and first.text == "I really do"
-    assert second == rec.Cue(2, 3.0, 4.0, "- one - two")
+    assert second == transcripts.Cue(2, 3.0, 4.0, "- one - two")
 
 
 @pytest.mark.parametrize(
@@ -124,11 +125,11 @@ def test_sizes_are_limited(tmp_path):
     with open(tmp_path / "talk.srt", "r+b") as opened:
         opened.truncate(2**24 + 1)
     with pytest.raises(DataError, match="at most 16777216"):
-        rec.read_transcript(tmp_path / "talk.srt")
+        transcripts.read_transcript(tmp_path / "talk.srt")
     for gone in (tmp_path / "none.srt", tmp_path / "folder.srt"):
         (tmp_path / "folder.srt").mkdir(exist_ok=True)
         with pytest.raises(DataError, match="no such file"):
-            rec.read_transcript(gone)
+            transcripts.read_transcript(gone)
 
 
 @settings(max_examples=300, deadline=None)
@@ -177,7 +178,7 @@ def test_words_are_in_order_and_inside(words, pauses, start, lasts):
         if a > at:
             quiet.append((a, a + d))
         at = max(at, a + d)
-    rows = rec.word_times(words, start, start + lasts, np.array(quiet).reshape(-1, 2))
+    rows = audio.word_times(words, start, start + lasts, np.array(quiet).reshape(-1, 2))
     assert [word for word, _, _ in rows if word] == words
     assert all(a <= b + 1e-9 for _, a, b in rows)
     assert all(b <= a + 1e-9 for (_, _, b), (_, a, _) in zip(rows, rows[1:], strict=False))
@@ -185,30 +186,30 @@ def test_words_are_in_order_and_inside(words, pauses, start, lasts):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(min_size=1, max_size=30).filter(lambda t: rec._plain(t)), st.floats(0, 3), st.floats(0.01, 5))
+@given(st.text(min_size=1, max_size=30).filter(lambda t: transcripts._plain(t)), st.floats(0, 3), st.floats(0.01, 5))
 def test_timing_is_finite_whatever_is_said(text, start, lasts):
-    text = rec._plain(text)
-    steps = rec.timing(rec.Cue(1, start, start + lasts, text), np.array([[start + lasts / 3, start + lasts / 2]]))
+    text = transcripts._plain(text)
+    steps = audio.timing(transcripts.Cue(1, start, start + lasts, text), np.array([[start + lasts / 3, start + lasts / 2]]))
     assert steps.shape[1] == len(TIMING) and steps.isfinite().all() and steps.abs().max() <= 5
 
 
 def test_the_word_sp_is_no_pause():
-    steps = rec.timing(rec.Cue(1, 0.0, 1.0, "sp sp"), np.zeros((0, 2)))
+    steps = audio.timing(transcripts.Cue(1, 0.0, 1.0, "sp sp"), np.zeros((0, 2)))
     assert steps[:, TIMING.index("pause")].tolist() == [0, 0]
 
 
 def test_words_timed_in_the_file_stay_where_they_are():
-    cue = rec.Cue(1, 1.0, 3.0, "I really do", ((1.0, "I"), (2.5, "really do")))
-    assert rec._said(cue) == [(1.0, 2.5, ["I"]), (2.5, 3.0, ["really", "do"])]
+    cue = transcripts.Cue(1, 1.0, 3.0, "I really do", ((1.0, "I"), (2.5, "really do")))
+    assert audio._said(cue) == [(1.0, 2.5, ["I"]), (2.5, 3.0, ["really", "do"])]
 
 
 def test_silence_in_a_noisy_room():
     "Two seconds of noise as loud as speech, one of noise 20 dB below it, two again."
-    noise = np.random.default_rng(0).normal(size=5 * rec.RATE).astype(np.float32)
-    noise[2 * rec.RATE : 3 * rec.RATE] *= 0.1
-    assert np.abs(rec.silences(noise) - [[2, 3]]).max() < 0.03
-    for same in (np.zeros(rec.RATE, np.float32), noise[: rec.RATE]):
-        assert len(rec.silences(same)) == 0
+    noise = np.random.default_rng(0).normal(size=5 * audio.RATE).astype(np.float32)
+    noise[2 * audio.RATE : 3 * audio.RATE] *= 0.1
+    assert np.abs(audio.silences(noise) - [[2, 3]]).max() < 0.03
+    for same in (np.zeros(audio.RATE, np.float32), noise[: audio.RATE]):
+        assert len(audio.silences(same)) == 0
 
 
 # ---- sound
@@ -240,7 +241,7 @@ def tone(seconds: float, rate: int, f: float = 440.0) -> np.ndarray:
 def test_sound_of_any_rate(tmp_path, rate, kind, channels, suffix):
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, np.repeat(tone(1.5, rate)[:, None], channels, 1), rate, subtype=kind)
-    x, wanted = rec.read_audio(path), tone(1.5, rec.RATE)
+    x, wanted = audio.read_audio(path), tone(1.5, audio.RATE)
     assert x.dtype == np.float32 and abs(len(x) - len(wanted)) <= 2
     inner = slice(2000, 20_000)
     assert np.abs(x[inner] - wanted[inner]).max() < 0.05
@@ -248,7 +249,7 @@ def test_sound_of_any_rate(tmp_path, rate, kind, channels, suffix):
 
 @needs_soundfile
 def test_sound_that_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rec.shutil, "which", lambda name: None)
+    monkeypatch.setattr(audio.shutil, "which", lambda name: None)
     path = tmp_path / "x.wav"
     soundfile.write(path, np.zeros(100), 16_000)
     bad = {"x.wav: found 0.006 s": path}
@@ -265,10 +266,10 @@ def test_sound_that_is_refused(tmp_path, monkeypatch):
     }
     for found, file in bad.items():
         with pytest.raises(DataError, match=found):
-            rec.read_audio(file)
+            audio.read_audio(file)
     soundfile.write(path, np.zeros(40_000), 16_000)
     with pytest.raises(DataError, match="more than 2 s of sound"):
-        rec.read_audio(path, longest=2)
+        audio.read_audio(path, longest=2)
 
 
 @needs_soundfile
@@ -280,7 +281,7 @@ def test_a_header_that_promises_too_much(tmp_path):
     at = raw.index(b"data") + 4
     raw[4:8] = raw[at : at + 4] = struct.pack("<I", 0xFFFFFFF0)
     path.write_bytes(raw)
-    assert len(rec.read_audio(path)) == 8000
+    assert len(audio.read_audio(path)) == 8000
 
 
 @needs_soundfile
@@ -295,25 +296,25 @@ def test_video(tmp_path):
         check=True,
     )
     subprocess.run([*make, *picture, "-c:v", "mpeg4", tmp_path / "mute.mp4"], check=True)
-    x = rec.read_audio(tmp_path / "-talk; echo 'a'.mp4")
-    assert abs(len(x) / rec.RATE - 1.5) < 0.1
-    peak = np.abs(np.fft.rfft(x)).argmax() / len(x) * rec.RATE
+    x = audio.read_audio(tmp_path / "-talk; echo 'a'.mp4")
+    assert abs(len(x) / audio.RATE - 1.5) < 0.1
+    peak = np.abs(np.fft.rfft(x)).argmax() / len(x) * audio.RATE
     assert abs(peak - 440) < 2
     (tmp_path / "none.mp4").write_bytes(b"nothing" * 100)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
     for name in ("mute.mp4", "none.mp4", "list.m3u8"):
         with pytest.raises(DataError, match=f"{name}: found ffmpeg") as error:
-            rec.read_audio(tmp_path / name)
+            audio.read_audio(tmp_path / name)
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="more than 1 s of sound"):
-        rec.read_audio(tmp_path / "-talk; echo 'a'.mp4", longest=1)
+        audio.read_audio(tmp_path / "-talk; echo 'a'.mp4", longest=1)
 
 
 def test_without_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     (tmp_path / "x.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"soundfile is not installed.*dmsil\[recordings\]"):
-        rec.read_audio(tmp_path / "x.wav")
+        audio.read_audio(tmp_path / "x.wav")
 
 
 # ---- vision
@@ -462,7 +463,7 @@ def test_folders_that_are_refused(tmp_path):
 def test_label_tables_that_are_refused(tmp_path, content, found):
     (tmp_path / "y.csv").write_text(content)
     with pytest.raises(DataError, match=found):
-        rec._labelled(tmp_path / "y.csv", [rec.Cue(1, 0, 1, "a"), rec.Cue(2, 1, 2, "b")], [])
+        rec._labelled(tmp_path / "y.csv", [transcripts.Cue(1, 0, 1, "a"), transcripts.Cue(2, 1, 2, "b")], [])
 
 
 def test_only_some_modalities():
@@ -508,7 +509,7 @@ def test_speech_in_a_video_with_plain_text(tmp_path):
     one = rec.features(tmp_path / "talk.wav", tmp_path / "talk.srt")
     assert one.clips.inputs["text"].strings == SENTENCES and one.clips.ids == ("talk_1", "talk_2", "talk_3")
     assert one.clips.inputs["audio"].values.shape == (3, 88) and one.clips.labels.isnan().all()
-    pitch = one.clips.inputs["audio"].values[:, rec.voice_columns().index("F0semitoneFrom27.5Hz_sma3nz_amean")]
+    pitch = one.clips.inputs["audio"].values[:, audio.voice_columns().index("F0semitoneFrom27.5Hz_sma3nz_amean")]
     assert ((pitch > 12) & (pitch < 40)).all()
     pauses = [
         int(x[:k, 0].sum()) for x, k in zip(one.clips.inputs["timing"].values, one.clips.inputs["timing"].lengths.tolist(), strict=True)
@@ -545,7 +546,7 @@ def test_speech_in_a_video_with_plain_text(tmp_path):
 def test_without_opensmile(tmp_path, monkeypatch):
     "Text and timing need no opensmile."
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    rec._smile.cache_clear()
+    audio._smile.cache_clear()
     soundfile.write(tmp_path / "x.wav", tone(3, 16_000), 16_000)
     (tmp_path / "x.srt").write_text(CUE)
     assert list(rec.features(tmp_path / "x.wav", tmp_path / "x.srt", audio=False).clips.inputs) == ["text", "timing"]

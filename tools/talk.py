@@ -15,22 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dmsil.audio import RATE, place_lines, read_audio, silences, word_times
 from dmsil.checkpoints import load_model, rounded, write_json
 from dmsil.corpora import load_mosi
 from dmsil.metrics import sentiment_metrics
 from dmsil.model import prepare
-from dmsil.recordings import (
-    RATE,
-    features,
-    load_recording,
-    place_lines,
-    read_audio,
-    read_transcript,
-    save_recording,
-    silences,
-    word_times,
-)
 from dmsil.prediction import evaluate, predict_clips
+from dmsil.recordings import features, load_recording, save_recording
+from dmsil.transcripts import read_transcript
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "talk.json"
 TALK = (
