@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROOFS = "nbs/01_proofs.ipynb"
 KINDS = ("SymPy, any n and d", "SymPy, any n and d, rest by hand", "SymPy, at the sizes named", "by hand, checked numerically", "measured")
-STATEMENT = re.compile(r"> \*\*P(\d+) · (.+?)\.\*\*")
+STATEMENT = re.compile(r"^> \*\*P(\d+) · (.+?)\.\*\*", re.MULTILINE)
 SECTION = re.compile(r"## P(\d+) · (.+)")
 EVIDENCE = re.compile(r"\*Evidence: (.+?)\*")
 
@@ -26,7 +26,7 @@ def pages() -> list[str]:
 
 def statements() -> list[dict]:
     "Every cell that states a proposition."
-    found = [(page, STATEMENT.match(text), EVIDENCE.search(text)) for page in pages() for kind, text in cells(page) if kind == "markdown"]
+    found = [(page, STATEMENT.search(text), EVIDENCE.search(text)) for page in pages() for kind, text in cells(page) if kind == "markdown"]
     return [{"number": int(match[1]), "title": match[2], "notebook": page, "evidence": evidence and evidence[1]} for page, match, evidence in found if match]
 
 

@@ -99,7 +99,7 @@ def in_one_line(formula: re.Match) -> str:
 def carried(text: str, page: str) -> str:
     "A markdown cell as the site needs it; files that it links to are carried along, pictures on other machines become their names."
     text = DISPLAYED.sub(in_one_line, REMOTE_IMAGE.sub(r"\1", text))
-    if stated := claims.STATEMENT.match(text): text = f"(claim-p{stated[1]})=\n{text}"
+    text = claims.STATEMENT.sub(lambda stated: f"(claim-p{stated[1]})=\n{stated[0]}", text)
     for _, target in LINK.findall(text):
         path = (ROOT / page).parent / target.partition("#")[0]
         if not urllib.parse.urlparse(target).scheme and path.is_file() and path.suffix not in (".ipynb", ".md"):
