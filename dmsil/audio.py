@@ -24,37 +24,43 @@ from .corpora import word_rhythm
 from .transcripts import Cue, bad, installed
 
 # %% ../nbs/11_audio.ipynb #09abf9a1
-RATE = 16_000 # samples a second
+RATE = 16_000  # samples a second
 
 # %% ../nbs/11_audio.ipynb #768b2609
 def _shares(path: Path, notes: list[str]) -> Float[np.ndarray, " channels"]:
     "What each channel counts for in the mean: nothing if it is silent; one alone where the others cancel it."
     with installed("soundfile").SoundFile(path) as sound:
         n = sound.channels
-        if n == 1: return np.ones(1)
+        if n == 1:
+            return np.ones(1)
         power, mixed, loud = np.zeros(n), 0.0, lambda: power > 1e-6 * power.max()
         while len(block := sound.read(2**16, dtype="float32", always_2d=True)):
             power += (block.astype(float) ** 2).sum(0)
             mixed += ((block @ loud().astype(float)) ** 2).sum() / max(loud().sum(), 1) ** 2
     shares = loud() / max(loud().sum(), 1)
-    if 0 < loud().sum() < n: notes.append(f"{path.name}: {n - loud().sum()} of {n} channels are silent and left out")
+    if 0 < loud().sum() < n:
+        notes.append(f"{path.name}: {n - loud().sum()} of {n} channels are silent and left out")
     if mixed < 0.02 * power.mean():
         first = int((power > 0.9 * power.max()).argmax())
         shares = np.eye(n)[first]
         notes.append(f"{path.name}: the channels cancel each other; channel {first + 1} is read alone")
     return shares if shares.any() else np.full(n, 1 / n)
 
+
 def _by_soundfile(path: Path, longest: float, notes: list[str]) -> Float[np.ndarray, " samples"]:
     "Mono samples at 16 kHz."
     from scipy.signal import resample_poly
+
     shares = _shares(path, notes).astype(np.float32)
     with installed("soundfile").SoundFile(path) as sound:
         rate, blocks, n = sound.samplerate, [], 0
-        if not 4_000 <= rate <= 400_000: raise bad(path, "", f"{rate} samples a second", "4,000 to 400,000")
+        if not 4_000 <= rate <= 400_000:
+            raise bad(path, "", f"{rate} samples a second", "4,000 to 400,000")
         while len(block := sound.read(2**16, dtype="float32", always_2d=True)):
             blocks.append(block @ shares)
             n += len(block)
-            if n > longest * rate: raise bad(path, "", f"more than {longest:g} s of sound", "a shorter recording")
+            if n > longest * rate:
+                raise bad(path, "", f"more than {longest:g} s of sound", "a shorter recording")
     x, g = np.concatenate(blocks or [np.zeros(0, np.float32)]), math.gcd(rate, RATE)
     return x if rate == RATE or not len(x) else resample_poly(x, RATE // g, rate // g).astype(np.float32)
 
@@ -63,47 +69,59 @@ def _by_ffmpeg(path: Path, longest: float) -> Float[np.ndarray, " samples"]:
     "Mono samples at 16 kHz of the first sound track."
     program = shutil.which("ffmpeg")
     if program is None:
-        raise bad(path, "", "no sound file that soundfile reads, and no ffmpeg on the PATH", "a WAV file, or ffmpeg installed")
+        raise bad(
+            path, "", "no sound file that soundfile reads, and no ffmpeg on the PATH", "a WAV file, or ffmpeg installed"
+        )
     words = ["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}", "-map", "0:a:0"]
     words += ["-t", str(longest + 1), "-ac", "1", "-ar", str(RATE), "-f", "f32le", "pipe:1"]
-    try: done = subprocess.run([program, *words], capture_output=True, timeout=600)
-    except subprocess.TimeoutExpired: raise bad(path, "", "no end after 600 s in ffmpeg", "a shorter recording") from None
+    try:
+        done = subprocess.run([program, *words], capture_output=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        raise bad(path, "", "no end after 600 s in ffmpeg", "a shorter recording") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
         raise bad(path, "", f"ffmpeg: {said[-1]}", "a recording with sound")
     x = np.frombuffer(done.stdout[: len(done.stdout) // 4 * 4], "<f4")
-    if len(x) > longest * RATE: raise bad(path, "", f"more than {longest:g} s of sound", "a shorter recording")
+    if len(x) > longest * RATE:
+        raise bad(path, "", f"more than {longest:g} s of sound", "a shorter recording")
     return x
 
 # %% ../nbs/11_audio.ipynb #6fd4befc
 def _within_one(x: Float[np.ndarray, " samples"], path: Path, notes: list[str]) -> Float[np.ndarray, " samples"]:
     "Samples within ±1, but for what a decoder overshoots; 16-bit numbers written as floats are brought there."
     peak = float(np.abs(x).max())
-    if peak <= 4: return x
-    if not 128 < peak < 34_000: raise bad(path, "", f"samples up to {peak:.4g}", "samples within ±1, or ±32768")
+    if peak <= 4:
+        return x
+    if not 128 < peak < 34_000:
+        raise bad(path, "", f"samples up to {peak:.4g}", "samples within ±1, or ±32768")
     notes.append(f"{path.name}: samples up to {peak:.0f} are read as 16-bit numbers and divided by 32768")
     return x / np.float32(32768)
 
 # %% ../nbs/11_audio.ipynb #f954c98d
 def read_audio(
-    path: str | Path, # a sound file, or a video with a sound track
-    longest: float = 7200.0, # seconds; a longer recording is refused
-    notes: list[str] | None = None, # gets a line for what was changed
-) -> Float[np.ndarray, " samples"]: # mono, float32, 16,000 a second
+    path: str | Path,  # a sound file, or a video with a sound track
+    longest: float = 7200.0,  # seconds; a longer recording is refused
+    notes: list[str] | None = None,  # gets a line for what was changed
+) -> Float[np.ndarray, " samples"]:  # mono, float32, 16,000 a second
     "The sound of a recording."
     path, notes = Path(path), [] if notes is None else notes
-    if not path.is_file(): raise bad(path, "", "no such file", "a recording")
+    if not path.is_file():
+        raise bad(path, "", "no such file", "a recording")
     broken = installed("soundfile").SoundFileRuntimeError
-    try: x = _by_soundfile(path, longest, notes)
-    except broken: x = _by_ffmpeg(path, longest)
-    if len(x) < RATE // 10: raise bad(path, "", f"{len(x) / RATE:.3f} s of sound", "at least 0.1 s")
-    if not np.isfinite(x).all(): raise bad(path, "", "samples that are not finite", "a whole recording")
+    try:
+        x = _by_soundfile(path, longest, notes)
+    except broken:
+        x = _by_ffmpeg(path, longest)
+    if len(x) < RATE // 10:
+        raise bad(path, "", f"{len(x) / RATE:.3f} s of sound", "at least 0.1 s")
+    if not np.isfinite(x).all():
+        raise bad(path, "", "samples that are not finite", "a whole recording")
     return _within_one(x, path, notes)
 
 # %% ../nbs/11_audio.ipynb #f4c4fc6b
 def level(
-    x: Float[np.ndarray, " samples"], # 16,000 a second
-) -> Float[np.ndarray, " t"]: # decibels, one every 10 ms
+    x: Float[np.ndarray, " samples"],  # 16,000 a second
+) -> Float[np.ndarray, " t"]:  # decibels, one every 10 ms
     "ℓ, the level of a sound."
     size, hop = RATE // 40, RATE // 100
     energy = np.concatenate([[0], np.cumsum(np.pad(x.astype(np.float64), size // 2) ** 2)])
@@ -112,17 +130,17 @@ def level(
 
 # %% ../nbs/11_audio.ipynb #426bb018
 def threshold(
-    levels: Float[np.ndarray, " t"], # decibels
-) -> float: # decibels
+    levels: Float[np.ndarray, " t"],  # decibels
+) -> float:  # decibels
     "θ, below which nobody speaks."
     l5, l95 = np.percentile(levels, (5, 95))
     return float(min(l95 - 12, max(l95 - 30, l5 + 6)))
 
 # %% ../nbs/11_audio.ipynb #6099626c
 def silences(
-    x: Float[np.ndarray, " samples"], # 16,000 a second
-    shortest: float = 0.12, # seconds
-) -> Float[np.ndarray, "p 2"]: # start and end of each, in seconds
+    x: Float[np.ndarray, " samples"],  # 16,000 a second
+    shortest: float = 0.12,  # seconds
+) -> Float[np.ndarray, "p 2"]:  # start and end of each, in seconds
     "Where nobody speaks."
     levels = level(x)
     quiet = np.concatenate([[False], levels < threshold(levels), [False]])
@@ -130,41 +148,48 @@ def silences(
     return runs[runs[:, 1] - runs[:, 0] >= shortest].clip(0, len(x) / RATE)
 
 # %% ../nbs/11_audio.ipynb #4ffba2b3
-def _letters(word: str) -> int: return max(1, sum(map(str.isalnum, word)))
+def _letters(word: str) -> int:
+    return max(1, sum(map(str.isalnum, word)))
 
 # %% ../nbs/11_audio.ipynb #3317d7b6
-def _at_boundaries(b: Float[np.ndarray, " k"], start: float, end: float, quiet: Float[np.ndarray, "p 2"]) -> dict[int, tuple[float, float]]:
+def _at_boundaries(
+    b: Float[np.ndarray, " k"], start: float, end: float, quiet: Float[np.ndarray, "p 2"]
+) -> dict[int, tuple[float, float]]:
     "Boundary: when the words before it end and those after it begin, where that is known."
     inside = quiet.clip(start, end)
     inside = inside[inside[:, 1] > inside[:, 0]]
     lasts = inside[:, 1] - inside[:, 0]
     speech = end - start - lasts.sum()
     known = {0: (start, start), len(b) - 1: (end, end)}
-    if speech < 0.1 * (end - start): return known
-    into = inside[:, 0] - start - np.concatenate([[0], np.cumsum(lasts)[:-1]]) if len(lasts) else lasts # speech before each silence
+    if speech < 0.1 * (end - start):
+        return known
+    into = (
+        inside[:, 0] - start - np.concatenate([[0], np.cumsum(lasts)[:-1]]) if len(lasts) else lasts
+    )  # speech before each silence
     for (a, z), k in zip(inside.tolist(), np.abs(into[:, None] - speech * b).argmin(1).tolist(), strict=True):
         known[k] = (min(a, known.get(k, (a,))[0]), max(z, known.get(k, (0, z))[1]))
     return known
 
 # %% ../nbs/11_audio.ipynb #6959670c
 def word_times(
-    words: list[str], # of a phrase
-    start: float, # seconds
+    words: list[str],  # of a phrase
+    start: float,  # seconds
     end: float,
-    quiet: Float[np.ndarray, "p 2"], # silences of the recording
-) -> list[tuple[str, float, float]]: # each word, and each pause before or between words as "", with start and end
+    quiet: Float[np.ndarray, "p 2"],  # silences of the recording
+) -> list[tuple[str, float, float]]:  # each word, and each pause before or between words as "", with start and end
     "When each word of a phrase is said, to the best of what silences tell."
     c = np.concatenate([[0], np.cumsum([_letters(word) for word in words])])
     known, found = _at_boundaries(c / c[-1], start, end, quiet), []
     for i, j in pairwise(sorted(known)):
         pause, (begin, stop) = known[i], (known[i][1], known[j][0])
-        if pause[1] > pause[0]: found.append(("", *pause))
-        t = begin + (stop - begin) * (c[i:j + 1] - c[i]) / (c[j] - c[i])
+        if pause[1] > pause[0]:
+            found.append(("", *pause))
+        t = begin + (stop - begin) * (c[i : j + 1] - c[i]) / (c[j] - c[i])
         found += zip(words[i:j], t[:-1].tolist(), t[1:].tolist(), strict=True)
     return found
 
 # %% ../nbs/11_audio.ipynb #bf15b154
-def _said(cue: Cue) -> list[tuple[float, float, list[str]]]: # start, end, words
+def _said(cue: Cue) -> list[tuple[float, float, list[str]]]:  # start, end, words
     "The phrases of a cue whose times are known."
     phrases = cue.stamps or ((cue.start, cue.text),)
     times = [start for start, _ in phrases] + [cue.end]
@@ -172,28 +197,32 @@ def _said(cue: Cue) -> list[tuple[float, float, list[str]]]: # start, end, words
     return found if len(found) == len(phrases) else [(cue.start, cue.end, cue.text.split())]
 
 # %% ../nbs/11_audio.ipynb #bedf19e1
-def _pause_before(start: float, quiet: Float[np.ndarray, "p 2"]) -> float: # when it begins; without one, the start
+def _pause_before(start: float, quiet: Float[np.ndarray, "p 2"]) -> float:  # when it begins; without one, the start
     before = quiet[(quiet[:, 0] < start) & (quiet[:, 1] > start - 0.1)]
     return float(before[-1, 0]) if len(before) else start
 
 # %% ../nbs/11_audio.ipynb #5ce42da8
-def _spelled(word: str) -> str: # as CMU-MOSI spells it, where "sp" is a pause
+def _spelled(word: str) -> str:  # as CMU-MOSI spells it, where "sp" is a pause
     letters = re.sub(r"[\W_]", "", word.lower()) or "-"
     return "sp" if not word else "s-p" if letters == "sp" else letters
 
 # %% ../nbs/11_audio.ipynb #1583d63f
 def timing(
-    cue: Cue, # with its times
-    quiet: Float[np.ndarray, "p 2"], # silences of the recording
-) -> Float[Tensor, "w 8"]: # one row a word or pause, in the columns `dmsil.corpora.TIMING`
+    cue: Cue,  # with its times
+    quiet: Float[np.ndarray, "p 2"],  # silences of the recording
+) -> Float[Tensor, "w 8"]:  # one row a word or pause, in the columns `dmsil.corpora.TIMING`
     "The rhythm of a cue, as `load_mosi` has it."
     (start, *first), *others = _said(cue)
     phrases = [(_pause_before(start, quiet), *first), *others]
     rows = [row for a, b, words in phrases for row in word_times(words, a, b, quiet)]
-    return torch.from_numpy(word_rhythm([_spelled(row[0]) for row in rows], np.array([row[1:] for row in rows]))).float()
+    return torch.from_numpy(
+        word_rhythm([_spelled(row[0]) for row in rows], np.array([row[1:] for row in rows]))
+    ).float()
 
 # %% ../nbs/11_audio.ipynb #d30dc925
-def _least(into: Float[np.ndarray, " m"], rest: Float[np.ndarray, " m"], expected: Float[np.ndarray, " n"]) -> list[int]:
+def _least(
+    into: Float[np.ndarray, " m"], rest: Float[np.ndarray, " m"], expected: Float[np.ndarray, " n"]
+) -> list[int]:
     "Which of m boundaries end the n lines: speech before each, silence at each, and speech expected in each line."
     step, cost, back = into[None, :] - into[:, None], np.where(np.arange(len(into)) == 0, 0.0, np.inf), []
     step[step <= 0] = np.inf
@@ -202,23 +231,26 @@ def _least(into: Float[np.ndarray, " m"], rest: Float[np.ndarray, " m"], expecte
         back.append(total.argmin(0))
         cost = total.min(0)
     path = [len(into) - 1]
-    for came in reversed(back[1:]): path.append(int(came[path[-1]]))
+    for came in reversed(back[1:]):
+        path.append(int(came[path[-1]]))
     return path[::-1]
 
 # %% ../nbs/11_audio.ipynb #7e87ea27
 def place_lines(
-    cues: list[Cue], # without times
-    x: Float[np.ndarray, " samples"], # the recording
-    file: str = "the recording", # its name, for the message
-) -> list[Cue]: # with times
+    cues: list[Cue],  # without times
+    x: Float[np.ndarray, " samples"],  # the recording
+    file: str = "the recording",  # its name, for the message
+) -> list[Cue]:  # with times
     "Find the lines of a plain text in the sound, between silences."
     last, quiet = len(x) / RATE, silences(x)
     begin = quiet[0, 1] if len(quiet) and quiet[0, 0] == 0 else 0.0
     stop = quiet[-1, 0] if len(quiet) and quiet[-1, 1] >= last - 0.02 else last
     gaps = quiet[(quiet[:, 0] >= begin) & (quiet[:, 1] <= stop)]
     many = f"{len(gaps)} silences between {len(cues)} lines"
-    if len(gaps) < len(cues) - 1: raise bad(file, "", many, "one after each; give .srt or .vtt")
-    if len(cues) * len(gaps) ** 2 > 2e9: raise bad(file, "", many, "a shorter recording; give .srt or .vtt")
+    if len(gaps) < len(cues) - 1:
+        raise bad(file, "", many, "one after each; give .srt or .vtt")
+    if len(cues) * len(gaps) ** 2 > 2e9:
+        raise bad(file, "", many, "a shorter recording; give .srt or .vtt")
     rest = np.concatenate([[0], gaps[:, 1] - gaps[:, 0], [0]])
     into = np.concatenate([[begin], gaps[:, 0], [stop]]) - begin - np.concatenate([[0, 0], np.cumsum(rest[1:-1])])
     letters = np.array([sum(map(_letters, cue.text.split())) for cue in cues])
@@ -234,19 +266,19 @@ def _smile():
     return smile.Smile(feature_set=smile.FeatureSet.eGeMAPSv02, feature_level=smile.FeatureLevel.Functionals)
 
 # %% ../nbs/11_audio.ipynb #21ffde4e
-def voice_columns() -> tuple[str, ...]: # 88
+def voice_columns() -> tuple[str, ...]:  # 88
     "The names of eGeMAPS's statistics."
     return tuple(_smile().feature_names)
 
 # %% ../nbs/11_audio.ipynb #e2772c05
 def voice(
-    x: Float[np.ndarray, " samples"], # the recording
-    spans, # start and end of each cue, in seconds
-) -> Float[Tensor, "n 88"]: # as they come, not scaled
+    x: Float[np.ndarray, " samples"],  # the recording
+    spans,  # start and end of each cue, in seconds
+) -> Float[Tensor, "n 88"]:  # as they come, not scaled
     "How each cue sounds: eGeMAPS."
     rows, last = [], len(x) / RATE
     for start, end in spans:
         start = max(0.0, min(start, last - 0.1))
-        part = x[round(start * RATE):round(max(end, start + 0.1) * RATE)]
+        part = x[round(start * RATE) : round(max(end, start + 0.1) * RATE)]
         rows.append(_smile().process_signal(part, RATE).to_numpy()[0])
     return torch.from_numpy(np.nan_to_num(np.stack(rows), nan=0.0, posinf=0.0, neginf=0.0)).float()

@@ -65,7 +65,9 @@ class Grid:
     ) -> Float[Tensor, "cells seeds"]:
         "One number a cell and seed."
         columns = [run[metric][pair] if pair else run[metric] for run in self.of(measure)]
-        return torch.tensor([[math.nan if v is None else v for v in column] for column in columns], dtype=torch.float64).T
+        return torch.tensor(
+            [[math.nan if v is None else v for v in column] for column in columns], dtype=torch.float64
+        ).T
 
     def compare(
         self,
@@ -91,7 +93,11 @@ class Grid:
         "What was measured of a pair's features, in the seeds that were measured; [] if in none."
         runs = [run["information"][pair] for run in self.of(measure) if "information" in run]
         mean = lambda key, k: sum(run[key][k] for run in runs) / len(runs)
-        entry = lambda k: {"shared": mean("shared", k), "null95": mean("null95", k), "words": [run["verdict"][k] for run in runs]}
+        entry = lambda k: {
+            "shared": mean("shared", k),
+            "null95": mean("null95", k),
+            "words": [run["verdict"][k] for run in runs],
+        }
         return [entry(k) for k in range(len(self.cells))] if runs else []
 
     def effects(
@@ -103,8 +109,13 @@ class Grid:
         values = self.values(metric, measure)
         rows = []
         for i, pair in enumerate(self.pairs):
-            with_sign = {sign: values[[k for k, cell in enumerate(self.cells) if k and cell[i] == sign]].mean(0) for sign in "-0+"}
-            rows += [{"pair": pair, "sign": sign} | paired_t(with_sign[sign] - with_sign["0"])._asdict() for sign in "-+"]
+            with_sign = {
+                sign: values[[k for k, cell in enumerate(self.cells) if k and cell[i] == sign]].mean(0)
+                for sign in "-0+"
+            }
+            rows += [
+                {"pair": pair, "sign": sign} | paired_t(with_sign[sign] - with_sign["0"])._asdict() for sign in "-+"
+            ]
         return [row | {"holm": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]
 
     def table(
@@ -130,7 +141,9 @@ def load_grid(
     path = Path(path) / "grid.json" if Path(path).is_dir() else Path(path)
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return Grid({part: saved["about"][part] for part in ("grid", "model", "data", "before", "machine")}, list(saved["runs"]))
+        return Grid(
+            {part: saved["about"][part] for part in ("grid", "model", "data", "before", "machine")}, list(saved["runs"])
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a readable grid ({type(error).__name__}); name another folder") from None
 
@@ -211,7 +224,10 @@ def plot_grid(
     figure, axes = plt.subplots(2, 1, figsize=(wide, 1.5 + 0.62 * len(names[0]) * 2), dpi=76, squeeze=False)
     for axis, reference in zip(axes[:, 0], ("none", "whitening"), strict=True):
         _heat(axis, _by_cell(found, metric, reference, measure), *names, better=-1 if metric.endswith("MAE") else 1)
-        axis.set_title(f"{metric} against {'no alignment' if reference == 'none' else 'whitening alone'}, thousandths", fontsize=9.5)
+        axis.set_title(
+            f"{metric} against {'no alignment' if reference == 'none' else 'whitening alone'}, thousandths",
+            fontsize=9.5,
+        )
         if down:
             axis.set_ylabel("\n".join(found.pairs[:down]), fontsize=8)
     axes[1, 0].set_xlabel(", ".join(found.pairs[down:]), fontsize=9)

@@ -35,22 +35,26 @@ def rounded(
 # %% ../nbs/16_checkpoints.ipynb #d5ee6e73
 def write_json(path: Path, value) -> None:
     "JSON that any reader accepts: what is not a finite number becomes null."
+
     def plain(v):
         if isinstance(v, dict):
             return {str(k): plain(x) for k, x in v.items()}
         if isinstance(v, (list, tuple)):
             return [plain(x) for x in v]
         return None if isinstance(v, float) and not math.isfinite(v) else v
+
     write_atomic(path, lambda p: p.write_text(json.dumps(plain(value), indent=2) + "\n", encoding="utf-8"))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     "A table with a heading."
+
     def write(p):
         with p.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
             table.writerows(rows)
+
     write_atomic(path, write)
 
 # %% ../nbs/16_checkpoints.ipynb #b7fdb0b1
@@ -145,7 +149,9 @@ def digests(clips: Clips) -> dict[str, str]:  # "train ids", "train labels", "tr
     "Ids, their order, labels and inputs of each split, in brief: equal if nothing was changed."
     found = {}
     for name, split in clips.splits.items():
-        held = {"ids": [split.ids], "labels": [split.labels]} | {s: list(vars(x).values()) for s, x in split.inputs.items()}
+        held = {"ids": [split.ids], "labels": [split.labels]} | {
+            s: list(vars(x).values()) for s, x in split.inputs.items()
+        }
         for key, parts in held.items():
             digest = hashlib.blake2b(digest_size=8)
             for part in parts:
@@ -196,7 +202,9 @@ def hub_model() -> type:
 
         @classmethod
         def _from_pretrained(cls, *, model_id: str, token=None, **options):
-            known = {k: options[k] for k in ("revision", "cache_dir", "force_download", "local_files_only") if k in options}
+            known = {
+                k: options[k] for k in ("revision", "cache_dir", "force_download", "local_files_only") if k in options
+            }
             folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, token=token, **known)
             return cls(*load_model(folder))
 

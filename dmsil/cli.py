@@ -29,10 +29,10 @@ from .combinations import GridConfig, grid
 from .corpora import fetch
 from .model import ModelConfig, Spec, input_features, prepare
 from .posterior import Prior, posterior_labels
-from .recordings import features, load_recording, open_data, save_recording
-from .report import Report, information_report
 from .prediction import evaluate, fitted, predict, predict_clips
 from .presets import PRESETS, Preset, TrainConfig, preset
+from .recordings import features, load_recording, open_data, save_recording
+from .report import Report, information_report
 from .trainer import initial_model
 from .training import Run, fit
 
@@ -59,7 +59,9 @@ class Train:
     out: Path = Path("runs/latest")  # folder for metrics.json, history.csv, config.json, model.safetensors
     resume: bool = False  # go on with the run in --out
     arrays: tuple[str, ...] = ()  # beside a CSV table: audio=a.npy vision=v.npz …
-    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = ""  # of a file: whose metrics apply; empty: sims if every label is within 1, else mosi
+    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = (
+        ""  # of a file: whose metrics apply; empty: sims if every label is within 1, else mosi
+    )
     tensorboard: bool = False  # curves for TensorBoard, in OUT/tensorboard
     clean: bool = False  # replace NaN and infinite features by 0 instead of refusing them
     modalities: tuple[str, ...] = ()  # those to train on, such as text timing; empty: all of the clips
@@ -68,11 +70,15 @@ class Train:
 
     def run(self) -> None:
         "Load, fit, show the table."
-        clips = open_data(self.data, clean=self.clean, arrays=self.arrays, **({"dataset": self.dataset} if self.dataset else {}))
+        clips = open_data(
+            self.data, clean=self.clean, arrays=self.arrays, **({"dataset": self.dataset} if self.dataset else {})
+        )
         if self.data not in ("synthetic", "mosi"):
             clips = replace(clips, name=str(Path(self.data).resolve()))
         clips = clips.only(*self.modalities) if self.modalities else clips
-        say(f"{clips.name}: {len(clips.train)} clips to train on, {len(clips.valid)} to validate, {len(clips.test)} to test; {', '.join(clips.modalities)}")
+        say(
+            f"{clips.name}: {len(clips.train)} clips to train on, {len(clips.valid)} to validate, {len(clips.test)} to test; {', '.join(clips.modalities)}"
+        )
         for note in clips.notes:
             say(f"note: {as_options(note)}")
         log = tensorboard(self.out / "tensorboard") if self.tensorboard and is_first() else None
@@ -84,7 +90,13 @@ def _saved(folder: str | Path, data: str, clean: bool, dataset: str = "", arrays
     model, about = load_model(folder)
     known, data = about["clips"], data or about["clips"]["name"]
     layout = Path(data).suffix not in (".npz", ".safetensors") and Path(data).is_file()
-    clips = open_data(data, known.get("scale"), clean=clean, arrays=arrays, **({"dataset": dataset or known["dataset"]} if layout else {}))
+    clips = open_data(
+        data,
+        known.get("scale"),
+        clean=clean,
+        arrays=arrays,
+        **({"dataset": dataset or known["dataset"]} if layout else {}),
+    )
     return model, about, fitted(clips, model, about, Path(folder).name)
 
 # %% ../nbs/24_cli.ipynb #0eacbd1d
@@ -102,7 +114,9 @@ class Evaluate:
     def run(self) -> None:
         "Load the model and the clips, score."
         model, about, clips = _saved(self.run_folder, self.data, self.clean, self.dataset, self.arrays)
-        print(json.dumps(evaluate(model, getattr(clips, self.split), self.dataset or about["clips"]["dataset"]), indent=2))
+        print(
+            json.dumps(evaluate(model, getattr(clips, self.split), self.dataset or about["clips"]["dataset"]), indent=2)
+        )
 
 # %% ../nbs/24_cli.ipynb #74a2c7c2
 def _of_run(folder: str, data: str, split: str, clean: bool) -> tuple[dict, dict, Split]:
@@ -118,7 +132,11 @@ def _of_inputs(data: str, split: str, clean: bool) -> tuple[dict, torch.Tensor, 
     clips = prepare(open_data(data, clean=clean), ModelConfig(frozen=True))
     names = [split] if split else ["train", "valid", "test"]
     parts, vectors = [getattr(clips, name) for name in names], [input_features(clips, name) for name in names]
-    return {s: torch.cat([v[s] for v in vectors]) for s in vectors[0]}, torch.cat([p.labels for p in parts]), sum((p.ids for p in parts), ())
+    return (
+        {s: torch.cat([v[s] for v in vectors]) for s in vectors[0]},
+        torch.cat([p.labels for p in parts]),
+        sum((p.ids for p in parts), ()),
+    )
 
 # %% ../nbs/24_cli.ipynb #ad5acf6c
 @dataclass(frozen=True)
@@ -165,7 +183,9 @@ class Combine:
     clean: bool = False  # as in train
     workers: int = 1  # processes, of one thread each
     grid: Flat[GridConfig] = GridConfig()  # options of the grid
-    model: Flat[ModelConfig] = field(default_factory=lambda: ModelConfig(frozen=True, sequence="stats"))  # options of the network
+    model: Flat[ModelConfig] = field(
+        default_factory=lambda: ModelConfig(frozen=True, sequence="stats")
+    )  # options of the network
 
     def run(self) -> None:
         "Load, train what is missing, show the table of each measure."
@@ -184,7 +204,9 @@ class Combine:
 class Labels:
     "Write unimodal labels, made from the clips' own labels and features, as a CSV table."
 
-    data: tyro.conf.Positional[str]  # clips: "synthetic", "mosi", a file in the field's pickle layout, ICT-MMMO's .npz, or a folder of recordings
+    data: tyro.conf.Positional[
+        str
+    ]  # clips: "synthetic", "mosi", a file in the field's pickle layout, ICT-MMMO's .npz, or a folder of recordings
     out: Path = Path("labels.csv")  # a row a clip: id, label, label and weight of each modality
     split: Literal["train", "valid", "test"] = "train"  # the clips whose labels are read and written
     rho: float = 0.83  # what is believed: the correlation of a modality's label with the clip's (P40)
@@ -238,7 +260,9 @@ class Features:
         path = save_recording(recording, self.out or Path(f"{self.media.stem}.safetensors"))
         labelled = int((~recording.clips.labels.isnan()).sum())
         seconds = float((recording.end - recording.start).sum())
-        print(f"{len(recording)} cues, {seconds:.1f} s, {labelled} with a label; {', '.join(recording.clips.inputs)}; saved in {path}")
+        print(
+            f"{len(recording)} cues, {seconds:.1f} s, {labelled} with a label; {', '.join(recording.clips.inputs)}; saved in {path}"
+        )
         for note in recording.notes:
             print(f"note: {as_options(note)}")
 
@@ -257,14 +281,21 @@ class Predict:
         if self.out is not None and self.out.suffix not in (".csv", ".json"):
             raise DataError(f"--out {self.out}: expected a name ending in .csv or .json")
         recording = load_recording(self.recording)
-        rows = recording.timed(predict_clips(self.run_folder, recording.clips, self.device, recording.name, recording.columns))
+        rows = recording.timed(
+            predict_clips(self.run_folder, recording.clips, self.device, recording.name, recording.columns)
+        )
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_csv(self.out, rows) if self.out.suffix == ".csv" else write_json(self.out, {"run": str(self.run_folder), "cues": rows})
+            write_csv(self.out, rows) if self.out.suffix == ".csv" else write_json(
+                self.out, {"run": str(self.run_folder), "cues": rows}
+            )
         clock = lambda t: f"{int(t // 60)}:{t % 60:04.1f}"
         for row in rows:
             print(f"{clock(row['start']):>8} – {clock(row['end']):>7} {row['prediction']:+6.2f}  {row['words']}")
-        bound, metrics = json.loads((self.run_folder / "config.json").read_text(encoding="utf-8"))["clips"]["bound"], self.run_folder / "metrics.json"
+        bound, metrics = (
+            json.loads((self.run_folder / "config.json").read_text(encoding="utf-8"))["clips"]["bound"],
+            self.run_folder / "metrics.json",
+        )
         mae = json.loads(metrics.read_text(encoding="utf-8"))["MAE"] if metrics.exists() else None
         tested = "" if mae is None else f"; test MAE of this run {mae:.2f}"
         print(f"labels from -{bound:g} to {bound:g}{tested}")
@@ -322,11 +353,13 @@ def as_options(
 
 def _aloud(otherwise):
     "Show a caution as a line, any other warning as it is shown otherwise."
+
     def show(message, category, *place, **more):
         if not issubclass(category, Caution):
             return otherwise(message, category, *place, **more)
         if is_first():
             print(f"note: {as_options(str(message))}", file=sys.stderr)
+
     return show
 
 # %% ../nbs/24_cli.ipynb #6bd6f2e3
@@ -338,7 +371,9 @@ def parsed(
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(commands, prog="dmsil", args=argv, description="Shared and private information between modalities.")
+            return tyro.cli(
+                commands, prog="dmsil", args=argv, description="Shared and private information between modalities."
+            )
     finally:
         sys.stderr.write(re.sub(r"__tyro[\w-]*__\.", "", said.getvalue()))
 

@@ -36,14 +36,22 @@ class GridConfig:
     "What a grid is made of; everything else is the training of the preset `dmsil`, with a weight floor of 0.1."
 
     measures: tuple[Literal["kappa", "rho2", "gaussian", "corr"], ...] = ("kappa",)  # of the alignment, a grid each
-    seeds: tuple[int, ...] = (1111, 1112, 1113, 1114, 1115)  # of weights, order and dropout; simulated clips are drawn with it, too
+    seeds: tuple[int, ...] = (
+        1111,
+        1112,
+        1113,
+        1114,
+        1115,
+    )  # of weights, order and dropout; simulated clips are drawn with it, too
     strength: float = 0.3  # |λ| of a pair with a sign
     whitening: float = 0.1  # γ_r of every modality, in every cell but "none"
     epochs: int = 30  # at most
     patience: int = 8  # epochs without a better validation MAE before a cell's weights are final
     batch_size: int = 32  # clips per step
     lr: float = 1e-3  # learning rate of encoders and heads
-    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: the multimodal task alone
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = (
+        "selfmm"  # unimodal labels; none: the multimodal task alone
+    )
     verdict_seeds: int = 2  # how many of the seeds have their features measured
     permutations: int = 39  # for the null of a measured pair
     resamples: int = 200  # for its interval
@@ -77,9 +85,13 @@ def _check(config: GridConfig) -> None:
     c = config
     for name, values in {"measures": c.measures, "seeds": c.seeds}.items():
         if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} needs at least one value and none twice, got {' '.join(map(str, values)) or 'none'}")
+            raise ValueError(
+                f"{name} needs at least one value and none twice, got {' '.join(map(str, values)) or 'none'}"
+            )
     if "coral" in c.measures:
-        raise ValueError("measures: coral with a negative weight is unbounded below (P16), and a grid has negative weights")
+        raise ValueError(
+            "measures: coral with a negative weight is unbounded below (P16), and a grid has negative weights"
+        )
     if not (0 < c.strength < math.inf and 0 <= c.whitening < math.inf):
         raise ValueError(f"strength needs to be above 0 and whitening at least 0, got {c.strength} and {c.whitening}")
     if c.verdict_seeds < 0:
@@ -89,6 +101,7 @@ def _check(config: GridConfig) -> None:
 # %% ../nbs/22_combinations.ipynb #b4f7194a
 def _verdicts(h: dict[str, Tensor], split: Split, config: GridConfig) -> dict[str, dict[str, list]]:
     "Columns over the cells: nats of each pair, their null, and the verdict in words, which the interval decides, too."
+
     def one(D_a, D_b):
         found = pair_information(D_a, D_b, video_of(split.ids), config.permutations, config.resamples, seed=0)
         return {"shared": found.shared, "null95": found.null95, "verdict": found.verdict}
@@ -104,10 +117,15 @@ def _tested(stack: Stack, config: GridConfig, verdict: bool) -> dict[str, Any]:
     "Columns over the cells: test metrics, κ and nats of each pair on the test clips."
     test = stack.clips.test
     out = stack.predict(test)
-    h, metrics = out.aligned, [sentiment_metrics(y, test.labels.cpu(), stack.clips.dataset) for y in out.predictions["fusion"]]
+    h, metrics = (
+        out.aligned,
+        [sentiment_metrics(y, test.labels.cpu(), stack.clips.dataset) for y in out.predictions["fusion"]],
+    )
     columns = {name: [m[name] for m in metrics] for name in ("MAE", "Corr")}
     columns |= {"valid_MAE": stack.best_mae.tolist(), "best_epoch": stack.best_epoch.tolist()}
-    columns["kappa"] = {f"{a}~{b}": vmap(kappa)(h[a], h[b]).tolist() for a, b in combinations(stack.clips.modalities, 2)}
+    columns["kappa"] = {
+        f"{a}~{b}": vmap(kappa)(h[a], h[b]).tolist() for a, b in combinations(stack.clips.modalities, 2)
+    }
     return columns | ({"information": _verdicts(h, test, config)} if verdict else {})
 
 # %% ../nbs/22_combinations.ipynb #80ed9f9a
@@ -130,11 +148,23 @@ def _run(
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-            stack = Stack(clips, config.train_config(measure, seed, next(iter(patterns.values())), model), weights, whitening, config.vary).fit(tick)
+            stack = Stack(
+                clips,
+                config.train_config(measure, seed, next(iter(patterns.values())), model),
+                weights,
+                whitening,
+                config.vary,
+            ).fit(tick)
             columns = _tested(stack, config, seed in config.seeds[: config.verdict_seeds])
     finally:
         torch.set_num_threads(threads)
-    about = {"measure": measure, "seed": seed, "epochs": stack.epoch, "seconds": perf_counter() - wall, "cpu_seconds": process_time() - cpu}
+    about = {
+        "measure": measure,
+        "seed": seed,
+        "epochs": stack.epoch,
+        "seconds": perf_counter() - wall,
+        "cpu_seconds": process_time() - cpu,
+    }
     return rounded(about | columns)
 
 # %% ../nbs/22_combinations.ipynb #7c515919
@@ -143,8 +173,11 @@ def _before(clips: Clips, config: GridConfig) -> dict[str, Any]:
     import numpy as np
     from sklearn.linear_model import RidgeCV
 
-    with torch.random.fork_rng([]): inputs = {part: input_features(clips, part) for part in ("train", "test")}
-    nats = _verdicts({s: x[None] for s, x in inputs["test"].items()}, clips.test, config) if config.verdict_seeds else {}
+    with torch.random.fork_rng([]):
+        inputs = {part: input_features(clips, part) for part in ("train", "test")}
+    nats = (
+        _verdicts({s: x[None] for s, x in inputs["test"].items()}, clips.test, config) if config.verdict_seeds else {}
+    )
     first = {pair: {key: column[0] for key, column in columns.items()} for pair, columns in nats.items()}
     corr = {}
     for s, x in inputs["train"].items():
@@ -155,8 +188,16 @@ def _before(clips: Clips, config: GridConfig) -> dict[str, Any]:
 # %% ../nbs/22_combinations.ipynb #20e69f27
 def _identity(clips: Clips, config: GridConfig, model: ModelConfig, drawn: bool) -> dict[str, Any]:
     "What must be equal for a grid to go on."
-    settings = {key: value for key, value in asdict(config).items() if key not in ("measures", "seeds", "device") and (key, value) != ("vary", ())}
-    data = {"name": Path(clips.name).name, "clips": [len(split) for split in clips.splits.values()], "modalities": list(clips.modalities)}
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("measures", "seeds", "device") and (key, value) != ("vary", ())
+    }
+    data = {
+        "name": Path(clips.name).name,
+        "clips": [len(split) for split in clips.splits.values()],
+        "modalities": list(clips.modalities),
+    }
     data["labels"] = "drawn with the seed" if drawn else round(clips.train.labels.double().abs().sum().item(), 3)
     return json.loads(json.dumps({"grid": settings, "model": asdict(model), "data": data}))
 
@@ -170,7 +211,9 @@ def _usable(clips: Clips, model: ModelConfig, vary: tuple = ()) -> None:
         if isinstance(x, (Texts, Tokens)) and not model.frozen:
             raise DataError(f"{clips.name}: {name}: a grid trains on frozen text; set frozen")
         if isinstance(x, Steps) and model.sequence != "stats":
-            raise DataError(f"{clips.name}: {name}: a grid reads steps by their statistics; set sequence to stats, got {model.sequence}")
+            raise DataError(
+                f"{clips.name}: {name}: a grid reads steps by their statistics; set sequence to stats, got {model.sequence}"
+            )
 
 # %% ../nbs/22_combinations.ipynb #b6c961ec
 def _going_on(path: Path, identity: dict[str, Any]) -> Grid:
@@ -179,7 +222,9 @@ def _going_on(path: Path, identity: dict[str, Any]) -> Grid:
     for part, settings in identity.items():
         for key, now in settings.items():
             if (was := found.about[part].get(key)) != now:
-                raise DataError(f"{path}: {part} {key} was {was!r}, now {now!r}; go on with the same, or name another folder")
+                raise DataError(
+                    f"{path}: {part} {key} was {was!r}, now {now!r}; go on with the same, or name another folder"
+                )
     return found
 
 # %% ../nbs/22_combinations.ipynb #a8b63d57
@@ -193,7 +238,9 @@ def _follow() -> None:
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def _finished(work: Callable, jobs: list[tuple[str, int]], workers: int, tick: Callable[[], Any]) -> Iterator[dict[str, Any]]:
+def _finished(
+    work: Callable, jobs: list[tuple[str, int]], workers: int, tick: Callable[[], Any]
+) -> Iterator[dict[str, Any]]:
     "The runs as they come."
     if workers == 1 or len(jobs) < 2:
         yield from (work(job, tick) for job in jobs)
@@ -202,8 +249,10 @@ def _finished(work: Callable, jobs: list[tuple[str, int]], workers: int, tick: C
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(workers, get_context("spawn"), _follow) as pool:
-        try: yield from (run.result() for run in as_completed([pool.submit(work, job) for job in jobs]))
-        finally: pool.shutdown(cancel_futures=True)
+        try:
+            yield from (run.result() for run in as_completed([pool.submit(work, job) for job in jobs]))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/22_combinations.ipynb #7a2a38ae
 def grid(
@@ -242,7 +291,9 @@ def _machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
 
 
-def _collect(found: Grid, config: GridConfig, path: Path | None, jobs: list, work: Callable, workers: int, progress: bool) -> Grid:
+def _collect(
+    found: Grid, config: GridConfig, path: Path | None, jobs: list, work: Callable, workers: int, progress: bool
+) -> Grid:
     "Run the jobs, write the file after each."
     from tqdm.auto import tqdm
 

@@ -21,7 +21,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .clips import SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, few, in_deviations, sequences, synthetic_clips
+from dmsil.clips import (
+    SPLITS,
+    Clips,
+    DataError,
+    Split,
+    Steps,
+    Texts,
+    Vectors,
+    few,
+    in_deviations,
+    sequences,
+    synthetic_clips,
+)
 from .fields import Fields, read_labels, read_padded
 from .pickles import checked_clips, load_clips
 from .unpickling import Refused, read_npy, unpickle
@@ -33,55 +45,87 @@ _LABELS = f"{_RAW}/zeroQiaoba/MERTools/89120b780ab18b28349f0e37dcc12b8cc253cb02/
 _WORDS = f"{_RAW}/stdoo/CMU-MOSI/583da0c7147abc031df0c9c2bd08ba1939b10e75/data"
 
 # %% ../nbs/09_corpora.ipynb #d33cbdc0
-MOSI_FILES = { # file: SHA-256, address
-    "transcripts.csv": ("e7689e6d70720addd2a6b316419d245a68839c32b014ff426c406063ee777466", f"{_REVIEWS}/transcripts.csv"),
-    "text_train.csv": ("73770b6302ad0f7a51f4eddcae6788efde4d0b6802e09f78249d5b538d1c1d67", f"{_REVIEWS}/text_train.csv"),
+MOSI_FILES = {  # file: SHA-256, address
+    "transcripts.csv": (
+        "e7689e6d70720addd2a6b316419d245a68839c32b014ff426c406063ee777466",
+        f"{_REVIEWS}/transcripts.csv",
+    ),
+    "text_train.csv": (
+        "73770b6302ad0f7a51f4eddcae6788efde4d0b6802e09f78249d5b538d1c1d67",
+        f"{_REVIEWS}/text_train.csv",
+    ),
     "text_test.csv": ("f3b735070bf07ceff7a6ef6c8f4c32757e988de484e35bd6d38b2aecef851a59", f"{_REVIEWS}/text_test.csv"),
-    "audio_train0.csv": ("5435398a54664e7b00304587dc59ae84a438852be033c2a2fba779588624a2a1", f"{_REVIEWS}/audio/audio_train0.csv"),
-    "audio_test0.csv": ("ddd17eeefd3d951d51d4e2ef8a0d132652d8161e1886f71eb7262b7a14bffff6", f"{_REVIEWS}/audio/audio_test0.csv"),
+    "audio_train0.csv": (
+        "5435398a54664e7b00304587dc59ae84a438852be033c2a2fba779588624a2a1",
+        f"{_REVIEWS}/audio/audio_train0.csv",
+    ),
+    "audio_test0.csv": (
+        "ddd17eeefd3d951d51d4e2ef8a0d132652d8161e1886f71eb7262b7a14bffff6",
+        f"{_REVIEWS}/audio/audio_test0.csv",
+    ),
     "merbench_label.npz": ("09baab4d3004872de622d1b3879ef084d0f8e0bf1ef8d8807e954ae541a42d99", f"{_LABELS}/label.npz"),
-    "CMU_MOSI_ModifiedTimestampedWords.csd": ("181272eb7ea3654941b7834604d0a61314368f4085668afae9f04c42a4610dee",
-                                              f"{_WORDS}/CMU_MOSI_ModifiedTimestampedWords.csd"),
+    "CMU_MOSI_ModifiedTimestampedWords.csd": (
+        "181272eb7ea3654941b7834604d0a61314368f4085668afae9f04c42a4610dee",
+        f"{_WORDS}/CMU_MOSI_ModifiedTimestampedWords.csd",
+    ),
 }
-MOSI_VISION = { # not part of `load_mosi`: see "Why no vision"
-    "video_train0.csv": ("b6efc0413132d627efd06f67f1706830e775e90af9a75696f535c48dbc73f12f", f"{_REVIEWS}/video/video_train0.csv"),
-    "video_test0.csv": ("cab836253d81100f59d533fa2ff65cd53c486be3ec9fd82203c5e25a7a77265f", f"{_REVIEWS}/video/video_test0.csv"),
+MOSI_VISION = {  # not part of `load_mosi`: see "Why no vision"
+    "video_train0.csv": (
+        "b6efc0413132d627efd06f67f1706830e775e90af9a75696f535c48dbc73f12f",
+        f"{_REVIEWS}/video/video_train0.csv",
+    ),
+    "video_test0.csv": (
+        "cab836253d81100f59d533fa2ff65cd53c486be3ec9fd82203c5e25a7a77265f",
+        f"{_REVIEWS}/video/video_test0.csv",
+    ),
 }
 
 # %% ../nbs/09_corpora.ipynb #139832be
 def _fetch(file: str, digest: str, url: str, folder: Path, mirror: str | None) -> Path:
     "One file, from the cache if it lies there whole."
     import pooch
+
     remote = not mirror or mirror.startswith(("http://", "https://"))
     source = url if not mirror else f"{mirror.rstrip('/')}/{file}" if remote else str(Path(mirror).expanduser() / file)
-    def copied(url, target, _): Path(target).write_bytes(Path(source).read_bytes())
+
+    def copied(url, target, _):
+        Path(target).write_bytes(Path(source).read_bytes())
+
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("WARNING")
-    try: return Path(pooch.retrieve(source, f"sha256:{digest}", file, folder, downloader=pooch.HTTPDownloader() if remote else copied))
-    except Exception as error: # a wrong sum, no such file, no network, a broken connection
+    try:
+        return Path(
+            pooch.retrieve(
+                source, f"sha256:{digest}", file, folder, downloader=pooch.HTTPDownloader() if remote else copied
+            )
+        )
+    except Exception as error:  # a wrong sum, no such file, no network, a broken connection
         sums = re.search(r"but got (\w{12})", str(error))
         found = f"SHA-256 {sums[1]}…" if sums else type(error).__name__
         hint = f"{digest[:12]}…" if sums else "the file; DMSIL_MIRROR may name a folder or an address that has it"
         raise DataError.at(file, "", "", f"{found} at {source}", hint) from None
-    finally: logger.setLevel(level)
+    finally:
+        logger.setLevel(level)
 
 # %% ../nbs/09_corpora.ipynb #e3b3afb2
 def fetch(
-    name: str = "mosi", # the corpus; mosi is the one that can be had without asking
-    cache: str | Path | None = None, # folder; None: the variable DMSIL_CACHE, else the platform's folder for caches
-    mirror: str | None = None, # folder or http(s) prefix in place of the addresses; None: the variable DMSIL_MIRROR
-    files: dict[str, tuple[str, str]] | None = None, # file: SHA-256, address; None: what `load_mosi` needs
-) -> dict[str, Path]: # file: where it lies
+    name: str = "mosi",  # the corpus; mosi is the one that can be had without asking
+    cache: str | Path | None = None,  # folder; None: the variable DMSIL_CACHE, else the platform's folder for caches
+    mirror: str | None = None,  # folder or http(s) prefix in place of the addresses; None: the variable DMSIL_MIRROR
+    files: dict[str, tuple[str, str]] | None = None,  # file: SHA-256, address; None: what `load_mosi` needs
+) -> dict[str, Path]:  # file: where it lies
     "Download a corpus, once; every file is checked against its SHA-256, every time."
     import pooch
-    if name != "mosi": raise DataError.at(name, "", "", "no such corpus", "mosi")
+
+    if name != "mosi":
+        raise DataError.at(name, "", "", "no such corpus", "mosi")
     folder = Path(cache or os.environ.get("DMSIL_CACHE") or pooch.os_cache("dmsil")).expanduser() / name
     mirror = str(mirror or os.environ.get("DMSIL_MIRROR") or "")
     return {file: _fetch(file, digest, url, folder, mirror) for file, (digest, url) in (files or MOSI_FILES).items()}
 
 # %% ../nbs/09_corpora.ipynb #f344b58d
-def _mosi_labels(path: Path) -> dict[str, tuple[str, float]]: # clip: its split and label
+def _mosi_labels(path: Path) -> dict[str, tuple[str, float]]:  # clip: its split and label
     "The standard split and the real labels."
     found = {}
     with zipfile.ZipFile(path) as archive:
@@ -94,15 +138,18 @@ def _mosi_labels(path: Path) -> dict[str, tuple[str, float]]: # clip: its split 
 
 # %% ../nbs/09_corpora.ipynb #a4fbaffc
 def _csv(path: Path) -> list[list[str]]:
-    with open(path, encoding="utf-8", newline="") as opened: return list(csv.reader(opened))
+    with open(path, encoding="utf-8", newline="") as opened:
+        return list(csv.reader(opened))
 
-def _mosi_table(files: dict[str, Path], kind: str, n: int) -> Float[np.ndarray, "n d"]: # kind: audio, video
+
+def _mosi_table(files: dict[str, Path], kind: str, n: int) -> Float[np.ndarray, "n d"]:  # kind: audio, video
     "Features in the order of the transcripts."
     rows, values = [], []
     for part in ("train", "test"):
         rows += [int(row[0]) for row in _csv(files[f"text_{part}.csv"])]
-        values += [row[:-1] for row in _csv(files[f"{kind}_{part}0.csv"])] # the last is a binary label
-    if sorted(rows) != list(range(n)): raise DataError.at("text_train.csv", "", "first column", f"{len(set(rows))} rows", f"each of {n} once")
+        values += [row[:-1] for row in _csv(files[f"{kind}_{part}0.csv"])]  # the last is a binary label
+    if sorted(rows) != list(range(n)):
+        raise DataError.at("text_train.csv", "", "first column", f"{len(set(rows))} rows", f"each of {n} once")
     return np.array(values, dtype=np.float64)[np.argsort(rows)]
 
 # %% ../nbs/09_corpora.ipynb #9c2cc573
@@ -115,34 +162,42 @@ def _standardised(values: Float[np.ndarray, "n d"], train: np.ndarray, cut: floa
 def _mosi_words(path: Path) -> dict[str, tuple[list[str], Float[np.ndarray, "w 2"]]]:
     "Video: its words and pauses, and where each starts and ends, in seconds."
     import h5py
+
     with h5py.File(path, "r") as opened:
         videos = opened["CMU_MOSI_ModifiedTimestampedWords/data"]
-        return {name: ([word.decode() for word in video["features"][:, 0]], video["intervals"][:]) for name, video in videos.items()}
+        return {
+            name: ([word.decode() for word in video["features"][:, 0]], video["intervals"][:])
+            for name, video in videos.items()
+        }
 
 # %% ../nbs/09_corpora.ipynb #31499b4e
-def _matches(a: list[str], b: list[str]) -> list[tuple[int, int]]: # pairs (i, j) with a[i] == b[j], both rising
+def _matches(a: list[str], b: list[str]) -> list[tuple[int, int]]:  # pairs (i, j) with a[i] == b[j], both rising
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     return [(i + k, j + k) for i, j, size in blocks for k in range(size)]
+
 
 def _densest(matches: list[tuple[int, int]], slack: int = 4) -> list[tuple[int, int]]:
     "The largest run of matches between which at most `slack` words of b were skipped."
     runs = [[]]
     for i, j in matches:
-        if runs[-1] and j - runs[-1][-1][1] > i - runs[-1][-1][0] + slack: runs.append([])
+        if runs[-1] and j - runs[-1][-1][1] > i - runs[-1][-1][0] + slack:
+            runs.append([])
         runs[-1].append((i, j))
     return max(runs, key=len)
 
 # %% ../nbs/09_corpora.ipynb #dd73cf53
 def _spans(
-    clips: list[list[str]], # words of a video's clips, in order of their numbers
-    spoken: list[str], # words of the video
-) -> list[tuple[int, int]]: # first and last spoken word of each clip
+    clips: list[list[str]],  # words of a video's clips, in order of their numbers
+    spoken: list[str],  # words of the video
+) -> list[tuple[int, int]]:  # first and last spoken word of each clip
     "Where in a video its transcripts are spoken."
     together, start, spans = _matches([word for words in clips for word in words], spoken), 0, []
     for words in clips:
         found = _densest([(i - start, j) for i, j in together if start <= i < start + len(words)])
-        if len(found) < len(words) / 2: found = max(found, _densest(_matches(words, spoken)), key=len)
-        if not found: raise DataError.at("CMU_MOSI_ModifiedTimestampedWords.csd", "", "", "no word of a clip", " ".join(words))
+        if len(found) < len(words) / 2:
+            found = max(found, _densest(_matches(words, spoken)), key=len)
+        if not found:
+            raise DataError.at("CMU_MOSI_ModifiedTimestampedWords.csd", "", "", "no word of a clip", " ".join(words))
         (first, a), (last, b) = found[0], found[-1]
         spans.append((max(a - first, 0), min(b + len(words) - 1 - last, len(spoken) - 1)))
         start += len(words)
@@ -151,9 +206,10 @@ def _spans(
 # %% ../nbs/09_corpora.ipynb #da13845a
 TIMING = ("pause", "duration", "gap", "letters", "rate", "relative", "onset", "position")
 
+
 def word_rhythm(
-    words: list[str], # "sp" is a pause
-    intervals: Float[np.ndarray, "w 2"], # start and end of each, in seconds
+    words: list[str],  # "sp" is a pause
+    intervals: Float[np.ndarray, "w 2"],  # start and end of each, in seconds
 ) -> Float[np.ndarray, "w 8"]:
     "The rhythm of a clip: one row a word or pause, in the columns `TIMING`."
     (start, end), pause = intervals.T, np.array([word == "sp" for word in words])
@@ -162,15 +218,25 @@ def word_rhythm(
     silent_since = np.concatenate([start[:1], np.maximum.accumulate(np.where(pause, start[0], end))[:-1]])
     gap = np.where(pause, 0, (start - silent_since).clip(0))
     typical = np.median(duration[~pause])
-    columns = [pause, np.log(duration / 0.2), np.log1p(gap), letters / 5, letters / duration / 20, np.log(duration / typical),
-               (start - start[0]) / 5, np.arange(1, len(words) + 1) / len(words)]
+    columns = [
+        pause,
+        np.log(duration / 0.2),
+        np.log1p(gap),
+        letters / 5,
+        letters / duration / 20,
+        np.log(duration / typical),
+        (start - start[0]) / 5,
+        np.arange(1, len(words) + 1) / len(words),
+    ]
     return np.stack(columns, 1).clip(-5, 5)
 
 # %% ../nbs/09_corpora.ipynb #f9cd22bb
 def _mosi_timing(ids: list[str], texts: list[str], path: Path) -> Steps:
     "The timing sequence of every clip, in the order of the transcripts."
     videos, clips, found = _mosi_words(path), {}, {}
-    for _, video, row in sorted((int(clip.rsplit("_", 1)[1]), clip.rsplit("_", 1)[0], row) for row, clip in enumerate(ids)):
+    for _, video, row in sorted(
+        (int(clip.rsplit("_", 1)[1]), clip.rsplit("_", 1)[0], row) for row, clip in enumerate(ids)
+    ):
         clips.setdefault(video, []).append(row)
     for video, rows in clips.items():
         words, intervals = videos[video]
@@ -185,26 +251,33 @@ def _mosi_timing(ids: list[str], texts: list[str], path: Path) -> Steps:
 
 # %% ../nbs/09_corpora.ipynb #ab5954f2
 def load_mosi(
-    cache: str | Path | None = None, # as in `fetch`
-    mirror: str | None = None, # as in `fetch`
-) -> Clips: # text (`Texts`), audio (`Vectors`, 73 wide), timing (`Steps`, 8 wide)
+    cache: str | Path | None = None,  # as in `fetch`
+    mirror: str | None = None,  # as in `fetch`
+) -> Clips:  # text (`Texts`), audio (`Vectors`, 73 wide), timing (`Steps`, 8 wide)
     "CMU-MOSI (Zadeh et al. 2016): 2,199 clips of 93 videos, real labels, the standard split."
     files = fetch("mosi", cache, mirror)
     ids, texts = zip(*(row[:2] for row in _csv(files["transcripts.csv"])), strict=True)
     split, labels = map(np.array, zip(*map(_mosi_labels(files["merbench_label.npz"]).__getitem__, ids), strict=True))
     audio = _standardised(_mosi_table(files, "audio", len(ids)), split == "train")
-    inputs = {"text": Texts(texts), "audio": Vectors(audio),
-              "timing": _mosi_timing(ids, texts, files["CMU_MOSI_ModifiedTimestampedWords.csd"])}
+    inputs = {
+        "text": Texts(texts),
+        "audio": Vectors(audio),
+        "timing": _mosi_timing(ids, texts, files["CMU_MOSI_ModifiedTimestampedWords.csd"]),
+    }
 
     def part(name: str) -> Split:
         rows = torch.from_numpy(np.flatnonzero(split == name))
-        return Split(Texts(ids).take(rows).strings, {s: x.take(rows) for s, x in inputs.items()}, torch.from_numpy(labels).float()[rows])
+        return Split(
+            Texts(ids).take(rows).strings,
+            {s: x.take(rows) for s, x in inputs.items()},
+            torch.from_numpy(labels).float()[rows],
+        )
 
     notes = ("audio: mean 0 and deviation 1 over train, cut at ±5", "vision: left out, the public vectors leak")
     return checked_clips(Clips("mosi", part("train"), part("valid"), part("test"), notes=notes), "mosi")
 
 # %% ../nbs/09_corpora.ipynb #b310184e
-def _read_npz(path: Path, fields: tuple[str, ...]) -> dict[str, dict]: # split: field: the pieces of an array
+def _read_npz(path: Path, fields: tuple[str, ...]) -> dict[str, dict]:  # split: field: the pieces of an array
     "The arrays `FIELD_SPLIT` of an npz."
     found, split, field, left = {}, "", "", 2**22
     try:
@@ -214,13 +287,18 @@ def _read_npz(path: Path, fields: tuple[str, ...]) -> dict[str, dict]: # split: 
                 found[split] = {}
                 for field in fields:
                     member = f"{field}_{split}.npy"
-                    if member not in names: raise Refused(f"no such array among {few(names)}", f"{field}_{split}")
+                    if member not in names:
+                        raise Refused(f"no such array among {few(names)}", f"{field}_{split}")
                     found[split][field] = read_npy(archive, member, left)
                     left -= max(0, min(math.prod(found[split][field].shape), len(found[split][field].raw)))
-    except Refused as error: raise DataError.at(path.name, split, field, error.found, error.expected) from None
-    except OSError as error: raise DataError.at(path.name, split, field, error.strerror or type(error).__name__, "a readable file") from None
-    except Exception as error: # whatever a damaged byte leads to
-        raise DataError.at(path.name, split, field, f"a damaged npz ({type(error).__name__}: {error})", "a whole one") from None
+    except Refused as error:
+        raise DataError.at(path.name, split, field, error.found, error.expected) from None
+    except OSError as error:
+        raise DataError.at(path.name, split, field, error.strerror or type(error).__name__, "a readable file") from None
+    except Exception as error:  # whatever a damaged byte leads to
+        raise DataError.at(
+            path.name, split, field, f"a damaged npz ({type(error).__name__}: {error})", "a whole one"
+        ) from None
     return found
 
 # %% ../nbs/09_corpora.ipynb #31f2a8e6
@@ -235,10 +313,12 @@ def _moved(x: dict[str, Float[Tensor, "n L d"]]) -> dict[str, Steps]:
     return {s: Steps(values[torch.arange(n)[:, None], at] * inside, lengths) for s, values in x.items()}
 
 # %% ../nbs/09_corpora.ipynb #2713ca94
-_MISSING = -255.0 # what −∞ became
+_MISSING = -255.0  # what −∞ became
 
-def _seen(values: Float[Tensor, "n L d"]) -> Tensor: # (n, L, d), true or false
+
+def _seen(values: Float[Tensor, "n L d"]) -> Tensor:  # (n, L, d), true or false
     return (values != 0).any(2, keepdim=True) & (values > _MISSING)
+
 
 def _scaled(splits: dict[str, Float[Tensor, "n L d"]], cut: float = 5.0) -> dict[str, Float[Tensor, "n L d"]]:
     "Mean 0 and deviation 1 over what is seen in train, cut at `cut` deviations; 0 where nothing is seen."
@@ -246,7 +326,7 @@ def _scaled(splits: dict[str, Float[Tensor, "n L d"]], cut: float = 5.0) -> dict
     n = w.sum((0, 1)).clamp(min=1)
     mean = (x * w).sum((0, 1)) / n
     std = ((x - mean).square() * w).sum((0, 1)).div(n).sqrt()
-    std[std < 1e-9] = torch.inf # a column that never moves in train tells nothing
+    std[std < 1e-9] = torch.inf  # a column that never moves in train tells nothing
     return {name: (in_deviations(v, mean, std, cut) * _seen(v)).float() for name, v in splits.items()}
 
 # %% ../nbs/09_corpora.ipynb #f849ace7
@@ -254,17 +334,23 @@ def _mmmo_split(table: Fields) -> Split:
     "One split: labels around 0, and two sequences with as many rows and steps."
     labels = read_labels(table, "label")
     row = int((labels - 3).abs().argmax())
-    if not 1 <= labels[row] <= 5: raise table.error("label", f"{labels[row]:.4g} in row {row}", "labels from 1 to 5")
+    if not 1 <= labels[row] <= 5:
+        raise table.error("label", f"{labels[row]:.4g} in row {row}", "labels from 1 to 5")
     table = replace(table, rows=len(labels))
     audio, vision = read_padded(table, "audio"), read_padded(table, "vision")
-    if vision.shape[1] != audio.shape[1]: raise table.error("vision", f"{vision.shape[1]} steps", f"{audio.shape[1]}, as in audio")
-    return Split(tuple(f"{table.split}_{row}" for row in range(len(labels))), _moved({"audio": audio, "vision": vision}), labels - 3)
+    if vision.shape[1] != audio.shape[1]:
+        raise table.error("vision", f"{vision.shape[1]} steps", f"{audio.shape[1]}, as in audio")
+    return Split(
+        tuple(f"{table.split}_{row}" for row in range(len(labels))),
+        _moved({"audio": audio, "vision": vision}),
+        labels - 3,
+    )
 
 # %% ../nbs/09_corpora.ipynb #c3709d1b
 def load_mmmo(
-    path: str | Path, # the npz
-    clean: bool = False, # True: NaN and ±inf in features become 0; see `notes`
-) -> Clips: # audio and vision (`Steps`, of the same lengths), labels within ±2
+    path: str | Path,  # the npz
+    clean: bool = False,  # True: NaN and ±inf in features become 0; see `notes`
+) -> Clips:  # audio and vision (`Steps`, of the same lengths), labels within ±2
     "ICT-MMMO (Wöllmer et al. 2013): film reviews, step by step, labels moved from 1…5 to −2…2."
     path, notes = Path(path), []
     found = _read_npz(path, ("label", "audio", "vision"))
@@ -272,72 +358,104 @@ def load_mmmo(
     clips = checked_clips(Clips("mmmo", **splits, bound=2.0), path.name)
     raw = {s: {name: split.inputs[s].values for name, split in splits.items()} for s in clips.modalities}
     scaled = {s: _scaled(values) for s, values in raw.items()}
+
     def part(name: str, split: Split) -> Split:
         return replace(split, inputs={s: Steps(scaled[s][name], x.lengths) for s, x in split.inputs.items()})
 
     for s, values in raw.items():
         gone = sum(int((v <= _MISSING).sum()) for v in values.values())
-        if gone: notes.append(f"{s}: −255 counts as missing ({gone} of {sum(v.numel() for v in values.values())} values)")
-    notes += ["audio, vision: padding before a clip cut off; steps of zeros inside it count as missing",
-              "audio, vision: mean 0 and deviation 1 over the steps of train, cut at ±5; missing is 0",
-              "labels: moved from 1…5 to ±2", "text: left out, train has none"]
+        if gone:
+            notes.append(f"{s}: −255 counts as missing ({gone} of {sum(v.numel() for v in values.values())} values)")
+    notes += [
+        "audio, vision: padding before a clip cut off; steps of zeros inside it count as missing",
+        "audio, vision: mean 0 and deviation 1 over the steps of train, cut at ±5; missing is 0",
+        "labels: moved from 1…5 to ±2",
+        "text: left out, train has none",
+    ]
     return replace(clips, **{name: part(name, split) for name, split in splits.items()}, notes=tuple(notes))
 
 # %% ../nbs/09_corpora.ipynb #75788ec4
-def _interviews(folder: Path, label: str) -> tuple[list[str], list[str], dict[str, np.ndarray], np.ndarray]: # people, ids, inputs, labels
+def _interviews(
+    folder: Path, label: str
+) -> tuple[list[str], list[str], dict[str, np.ndarray], np.ndarray]:  # people, ids, inputs, labels
     "The two files, checked against one another."
     for file in ("clips.csv", "features.npz"):
-        if not (folder / file).is_file(): raise DataError.at(folder.name, "", "", f"no {file}", "a folder with clips.csv and features.npz")
+        if not (folder / file).is_file():
+            raise DataError.at(folder.name, "", "", f"no {file}", "a folder with clips.csv and features.npz")
     head, *rows = _csv(folder / "clips.csv")
     ratings = [name for name in head if name not in ("id", "person", "session", "text") and not name.startswith("lex_")]
-    if label not in ratings: raise DataError.at("clips.csv", "", "label", label, f"one of its ratings: {few(ratings, 20)}")
+    if label not in ratings:
+        raise DataError.at("clips.csv", "", "label", label, f"one of its ratings: {few(ratings, 20)}")
+
     def column(name: str) -> np.ndarray:
-        try: return np.array([row[head.index(name)] for row in rows], float)
-        except (ValueError, IndexError): raise DataError.at("clips.csv", "", name, "a missing column, or a cell that is no number", "numbers") from None
+        try:
+            return np.array([row[head.index(name)] for row in rows], float)
+        except (ValueError, IndexError):
+            raise DataError.at(
+                "clips.csv", "", name, "a missing column, or a cell that is no number", "numbers"
+            ) from None
+
     people = [row[head.index("person")] for row in rows]
     ids = [f"{row[head.index('person')]}_{row[head.index('session')]}" for row in rows]
     with np.load(folder / "features.npz", allow_pickle=False) as stored:
         voice, face, smile = (stored[name] for name in ("prosody", "vision", "smile"))
     if {len(voice), len(face), len(smile)} != {len(rows)}:
-        raise DataError.at("features.npz", "", "rows", f"{len(voice)}, {len(face)}, {len(smile)}", f"{len(rows)}, as in clips.csv")
+        raise DataError.at(
+            "features.npz", "", "rows", f"{len(voice)}, {len(face)}, {len(smile)}", f"{len(rows)}, as in clips.csv"
+        )
     words = np.column_stack([column(name) for name in head if name.startswith("lex_")])
-    return people, ids, {"text": words, "audio": np.nanmean(voice, 1), "vision": np.column_stack([face, smile])}, column(label)
+    return (
+        people,
+        ids,
+        {"text": words, "audio": np.nanmean(voice, 1), "vision": np.column_stack([face, smile])},
+        column(label),
+    )
 
 # %% ../nbs/09_corpora.ipynb #2b59d3ef
 def load_interview(
-    folder: str | Path, # holds clips.csv and features.npz
-    label: str = "Overall", # the rating to predict
-    fold: int = 0, # of the people, the one to test on
-    folds: int = 10, # how many there are
-    seed: int = 0, # of the order of the people
-) -> Clips: # text (11 wide), audio (35) and vision (16), all `Vectors`
+    folder: str | Path,  # holds clips.csv and features.npz
+    label: str = "Overall",  # the rating to predict
+    fold: int = 0,  # of the people, the one to test on
+    folds: int = 10,  # how many there are
+    seed: int = 0,  # of the order of the people
+) -> Clips:  # text (11 wide), audio (35) and vision (16), all `Vectors`
     "MIT Interview (Naim et al. 2015): 138 job interviews of 69 people, labels moved from 1…7 to ±3."
     people, ids, inputs, y = _interviews(Path(folder), label)
     order = list(dict.fromkeys(people))
     if not 0 <= fold < folds <= len(order) or folds < 3:
-        raise ValueError(f"fold {fold} of {folds}: expected 0 ≤ fold < folds, and 3 to {len(order)} folds, as there are {len(order)} people")
+        raise ValueError(
+            f"fold {fold} of {folds}: expected 0 ≤ fold < folds, and 3 to {len(order)} folds, as there are {len(order)} people"
+        )
     drawn = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()
     place = {order[k]: (i - fold) % folds for i, k in enumerate(drawn)}
     part = np.array([{0: "test", 1: "valid"}.get(place[person], "train") for person in people])
     ready = {s: _standardised(x, part == "train") for s, x in inputs.items()}
     labels = torch.from_numpy(y - 4).float()
+
     def split(name: str) -> Split:
         rows = torch.from_numpy(np.flatnonzero(part == name))
         return Split(tuple(ids[i] for i in rows), {s: Vectors(x[rows]) for s, x in ready.items()}, labels[rows])
 
-    notes = ("all: mean 0 and deviation 1 over train, cut at ±5", f"labels: {label}, moved from 1…7 to ±3", f"people: fold {fold} of {folds} for testing")
+    notes = (
+        "all: mean 0 and deviation 1 over train, cut at ±5",
+        f"labels: {label}, moved from 1…7 to ±3",
+        f"people: fold {fold} of {folds} for testing",
+    )
     return checked_clips(Clips("interview", *map(split, SPLITS), notes=notes), "interview")
 
 # %% ../nbs/09_corpora.ipynb #f7564249
 def open_clips(
-    data: str | Path, # "mosi", "synthetic", a pickle in MMSA's layout, ICT-MMMO's .npz, or a folder with MIT Interview
-    seed: int = 0, # of the simulated clips
-    cache: str | Path | None = None, # of mosi, as in `fetch`
-    mirror: str | None = None, # of mosi, as in `fetch`
-    **options, # of a file: `clean`, and of a pickle `dataset` and `text`, as in `load_clips`
+    data: str | Path,  # "mosi", "synthetic", a pickle in MMSA's layout, ICT-MMMO's .npz, or a folder with MIT Interview
+    seed: int = 0,  # of the simulated clips
+    cache: str | Path | None = None,  # of mosi, as in `fetch`
+    mirror: str | None = None,  # of mosi, as in `fetch`
+    **options,  # of a file: `clean`, and of a pickle `dataset` and `text`, as in `load_clips`
 ) -> Clips:
     "Clips from any of the five sources."
-    if str(data) == "mosi": return load_mosi(cache, mirror)
-    if str(data) == "synthetic": return synthetic_clips(seed=seed)
-    if (Path(data) / "clips.csv").is_file(): return load_interview(data)
+    if str(data) == "mosi":
+        return load_mosi(cache, mirror)
+    if str(data) == "synthetic":
+        return synthetic_clips(seed=seed)
+    if (Path(data) / "clips.csv").is_file():
+        return load_interview(data)
     return (load_mmmo if Path(data).suffix == ".npz" else load_clips)(data, **options)

@@ -23,37 +23,49 @@ def _ready(name: str, rows: int, equal: bool, features: list) -> list:
             got = f"shape {tuple(D.shape)} of {D.dtype}" if isinstance(D, Tensor) else type(D).__name__
             raise ValueError(f"{name} needs floating-point features of shape (n, d), got {got}")
     n, d = [D.shape[0] for D in features], [D.shape[1] for D in features]
-    if len(set(n)) > 1: raise ValueError(f"{name} needs the same rows in both, got {n[0]} and {n[1]} rows")
-    if n[0] < rows: raise ValueError(f"{name} needs n ≥ {rows} rows, got {n[0]}")
-    if equal and len(set(d)) > 1: raise ValueError(f"{name} needs equal widths, got {d[0]} and {d[1]}")
+    if len(set(n)) > 1:
+        raise ValueError(f"{name} needs the same rows in both, got {n[0]} and {n[1]} rows")
+    if n[0] < rows:
+        raise ValueError(f"{name} needs n ≥ {rows} rows, got {n[0]}")
+    if equal and len(set(d)) > 1:
+        raise ValueError(f"{name} needs equal widths, got {d[0]} and {d[1]}")
     dtype = torch.float32
-    for D in features: dtype = torch.promote_types(dtype, D.dtype)
+    for D in features:
+        dtype = torch.promote_types(dtype, D.dtype)
     return [D.to(dtype) for D in features]
+
 
 def _power(k: int, *D: Tensor) -> Tensor:
     "The power of two, 1 for entries up to 2^(80/k), over which sums of k-th powers of features stay finite."
     largest = torch.stack([X.detach().abs().amax() for X in D]).amax()
     return torch.ldexp(torch.ones_like(largest), (torch.frexp(largest).exponent - 80 // k).clamp(min=0))
 
-def _times(x: Tensor, p: Tensor, k: int) -> Tensor: # x·pᵏ, infinite where that is beyond the format
-    for _ in range(k): x = x * p
+
+def _times(x: Tensor, p: Tensor, k: int) -> Tensor:  # x·pᵏ, infinite where that is beyond the format
+    for _ in range(k):
+        x = x * p
     return x
 
 # %% ../nbs/00_covariance.ipynb #a55e12cf
 def _measure(rows: int, equal: bool = False, degree: int = 0):
     "Decorator: D, D_a, D_b checked and upcast, autocast off inside (P30); degree k: f(pD) = pᵏf(D), so that nothing overflows on the way."
+
     def decorate(function):
         sig = signature(function)
+
         @wraps(function)
         def call(*args, **kwargs):
             given = sig.bind(*args, **kwargs).arguments
             features = [given.pop(name) for name in list(given) if name.startswith("D")]
             features = _ready(function.__name__, rows, equal, features)
             with torch.autocast(features[0].device.type, enabled=False):
-                if not degree: return function(*features, **given)
+                if not degree:
+                    return function(*features, **given)
                 p = _power(degree, *features)
                 return _times(function(*(D / p for D in features), **given), p, degree)
+
         return call
+
     return decorate
 
 # %% ../nbs/00_covariance.ipynb #e3be4945
@@ -65,7 +77,8 @@ def centred(
     D = D - D[:1].detach()
     return D - D.mean(0)
 
-_centre = centred.__wrapped__ # for features that are checked already
+
+_centre = centred.__wrapped__  # for features that are checked already
 
 # %% ../nbs/00_covariance.ipynb #4a8c81d3
 @_measure(rows=2, degree=2)
@@ -91,10 +104,12 @@ def _double(X: Tensor) -> Tensor:
     "X in float64, or as it is where the device has none (Apple's GPUs)."
     return X if X.device.type == "mps" else X.double()
 
+
 def _distance(A: Tensor, B: Tensor) -> Tensor:
     "‖AᵀA − BᵀB‖², from d × d or, if n < d/2, from n × n matrices (P29)."
     n, d = A.shape
-    if n >= d / 2: return (A.T @ A - B.T @ B).square().sum()
+    if n >= d / 2:
+        return (A.T @ A - B.T @ B).square().sum()
     X, Y = _double(A), _double(B)
     squared = (X @ X.T).square().sum() + (Y @ Y.T).square().sum() - 2 * (X @ Y.T).square().sum()
     return squared.clamp(min=0).to(A.dtype)
@@ -113,9 +128,10 @@ def coral(
 def _unit(D: Tensor, columns: bool = False) -> Tensor:
     "D, or each of its columns, over the power of two that brings its largest entry to [½, 1)."
     largest = D.detach().abs().amax(0) if columns else D.detach().abs().amax()
-    most = 100 if D.dtype == torch.float32 else 1000 # of an exponent: 2 to it, and its inverse, are in the format
+    most = 100 if D.dtype == torch.float32 else 1000  # of an exponent: 2 to it, and its inverse, are in the format
     power = torch.frexp(largest).exponent.clamp(-most, most)
     return D * torch.ldexp(torch.ones_like(largest), -power)
+
 
 def _standardised(D: Tensor) -> Tensor:
     "Z: centred columns of length 1; a constant column is zero."
@@ -169,10 +185,12 @@ def unit_scaled(
     "Centred features at a scale near 1: CKA and kappa do not depend on the scale, floating point does."
     return _unit(_centre(_unit(D)))
 
+
 def _overlap(A: Tensor, B: Tensor) -> Tensor:
     "tr AAᵀBBᵀ = ‖AᵀB‖², on the cheaper side (P29)."
     n, a, b = len(A), A.shape[1], B.shape[1]
     return ((A @ A.T) * (B @ B.T)).sum() if n * (a + b) < a * b else (A.T @ B).square().sum()
+
 
 def _cosine(ab: Tensor, aa: Tensor, bb: Tensor, nothing: Tensor) -> Tensor:
     "ab/√(aa·bb), or 0 with gradient 0 where there is nothing to compare."
@@ -215,8 +233,10 @@ def shrinkage(
     epsilon: float,  # ε
 ) -> float:  # the same
     "The shrinkage ε, if double precision can carry it; else a ValueError that says what would be right."
-    if not 0 < epsilon < 1: raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
-    if epsilon < 1e-12: raise ValueError(f"epsilon needs to be at least 1e-12, or double precision loses it; got {epsilon}")
+    if not 0 < epsilon < 1:
+        raise ValueError(f"epsilon needs 0 < epsilon < 1, got {epsilon}")
+    if epsilon < 1e-12:
+        raise ValueError(f"epsilon needs to be at least 1e-12, or double precision loses it; got {epsilon}")
     return epsilon
 
 # %% ../nbs/00_covariance.ipynb #ddf04af8
@@ -270,7 +290,9 @@ def whiteness(
 ) -> Float[Tensor, ""]:  # ≥ 0, and 0 only if C = I
     "How far the features are from white, ‖C − I‖²/d."
     p = _power(4, D)
-    (n, d), X = D.shape, _centre(D / p) / math.sqrt(len(D) - 1) # ‖C − I‖² = p⁴‖C/p² − I/p²‖²
-    if n >= d / 2: squared = (X.T @ X - torch.eye(d, dtype=X.dtype, device=X.device) / p / p).square().sum()
-    else: squared = (X @ X.T).square().sum() - 2 * X.square().sum() / p / p + d / p / p / p / p
+    (n, d), X = D.shape, _centre(D / p) / math.sqrt(len(D) - 1)  # ‖C − I‖² = p⁴‖C/p² − I/p²‖²
+    if n >= d / 2:
+        squared = (X.T @ X - torch.eye(d, dtype=X.dtype, device=X.device) / p / p).square().sum()
+    else:
+        squared = (X @ X.T).square().sum() - 2 * X.square().sum() / p / p + d / p / p / p / p
     return _times(squared / d, p, 4)

@@ -98,20 +98,28 @@ class Fields:
 
 # %% ../nbs/08_fields.ipynb #d702e85a
 def read_floats(
-    table: Fields, # one split
-    field: str, # a key
-    shape: str, # "(n,)" or "(n, L, d)"
+    table: Fields,  # one split
+    field: str,  # a key
+    shape: str,  # "(n,)" or "(n, L, d)"
 ) -> Float[Tensor, "n ..."]:
     "One field as float32, all finite; `shape` is (n,) or (n, L, d)."
     values = table.numbers(field)
-    if values.ndim != shape.count(",") + (shape != "(n,)"): raise table.error(field, f"shape {values.shape}", shape)
-    with np.errstate(over="ignore", invalid="ignore"): values = torch.from_numpy(np.array(values, dtype=np.float32)) # the one copy
+    if values.ndim != shape.count(",") + (shape != "(n,)"):
+        raise table.error(field, f"shape {values.shape}", shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = torch.from_numpy(np.array(values, dtype=np.float32))  # the one copy
     bad = ~values.isfinite()
-    if not bad.any(): return values
-    counts = {"NaN": int(values.isnan().sum()), "+inf": int(values.isposinf().sum()), "−inf": int(values.isneginf().sum())}
+    if not bad.any():
+        return values
+    counts = {
+        "NaN": int(values.isnan().sum()),
+        "+inf": int(values.isposinf().sum()),
+        "−inf": int(values.isneginf().sum()),
+    }
     found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     found += f" among {values.numel()} values, first in row {int(bad.nonzero()[0, 0])}"
-    if shape == "(n,)": raise table.error(field, found, "a finite label for each clip")
+    if shape == "(n,)":
+        raise table.error(field, found, "a finite label for each clip")
     table.mend(field, found, "finite numbers", "sets them to 0")
     return values.nan_to_num_(0.0, 0.0, 0.0)
 
@@ -123,72 +131,95 @@ def read_lengths(
     longest: int,  # of the array
 ) -> Int[Tensor, " n"]:
     "Lengths from 1 to the array's, one a clip."
-    if found.ndim != 1: raise table.error(field, f"shape {found.shape}", "(n,)")
+    if found.ndim != 1:
+        raise table.error(field, f"shape {found.shape}", "(n,)")
     odd = ~np.isfinite(found) | (found < 0) | (np.trunc(found) != found)
-    if odd.any(): raise table.error(field, f"{found[odd][0]} in row {np.flatnonzero(odd)[0]}", f"whole numbers from 1 to {longest}")
+    if odd.any():
+        raise table.error(
+            field, f"{found[odd][0]} in row {np.flatnonzero(odd)[0]}", f"whole numbers from 1 to {longest}"
+        )
     for wrong, change in ((found < 1, "reads one step of padding"), (found > longest, "cuts them there")):
-        if not wrong.any(): continue
+        if not wrong.any():
+            continue
         some = f"{wrong.sum()} outside, first {found[wrong][0]:g} in row {np.flatnonzero(wrong)[0]}"
         table.mend(field, some, f"lengths from 1 to {longest}", change)
     return torch.from_numpy(found.clip(1, longest).astype(np.int64))
 
 # %% ../nbs/08_fields.ipynb #9f847c1f
 def padded(
-    table: Fields, # where they come from
-    field: str, # what they are, for the message
-    rows: list, # (L, d) or (L,) arrays, one a clip; None or no step where a clip has none
-) -> dict[str, np.ndarray]: # values (n, longest, d) and lengths (n,)
+    table: Fields,  # where they come from
+    field: str,  # what they are, for the message
+    rows: list,  # (L, d) or (L,) arrays, one a clip; None or no step where a clip has none
+) -> dict[str, np.ndarray]:  # values (n, longest, d) and lengths (n,)
     "Sequences of any lengths, as an array; a clip without any is refused, or one step of NaN."
     rows = [np.asarray(row) if row is not None and np.size(row) else None for row in rows]
     rows = [row[:, None] if row is not None and row.ndim == 1 else row for row in rows]
     gone = [k for k, row in enumerate(rows) if row is None]
-    if len(gone) == len(rows): raise table.error(field, "no clip with a step", "at least one")
+    if len(gone) == len(rows):
+        raise table.error(field, "no clip with a step", "at least one")
     first = next(k for k, row in enumerate(rows) if row is not None)
     d = rows[first].shape[-1]
     for k, row in enumerate(rows):
         if row is not None and (row.ndim != 2 or row.shape[1] != d or row.dtype.kind not in "iuf"):
-            raise table.error(field, f"shape {row.shape} of {row.dtype} in row {k}", f"(steps, {d}) of numbers, as in row {first}")
-    if gone: table.mend(field, f"no step in {len(gone)} clips, first in row {gone[0]}", "a sequence for each clip", "reads a step of zeros there")
+            raise table.error(
+                field, f"shape {row.shape} of {row.dtype} in row {k}", f"(steps, {d}) of numbers, as in row {first}"
+            )
+    if gone:
+        table.mend(
+            field,
+            f"no step in {len(gone)} clips, first in row {gone[0]}",
+            "a sequence for each clip",
+            "reads a step of zeros there",
+        )
     rows = [np.full((1, d), np.nan) if row is None else row for row in rows]
     lengths = np.array([len(row) for row in rows])
     values = np.zeros((len(rows), lengths.max(), d), np.float32)
-    for k, row in enumerate(rows): values[k, :len(row)] = row
+    for k, row in enumerate(rows):
+        values[k, : len(row)] = row
     return {"values": values, "lengths": lengths}
 
 # %% ../nbs/08_fields.ipynb #74995927
 def read_padded(
-    table: Fields, # one split
-    field: str, # a key
+    table: Fields,  # one split
+    field: str,  # a key
 ) -> Float[Tensor, "n L d"]:
     "Padded sequences, without their lengths."
     values = read_floats(table, field, "(n, L, d)")
-    if 0 in values.shape[1:]: raise table.error(field, f"shape {tuple(values.shape)}", "at least one step and one feature")
+    if 0 in values.shape[1:]:
+        raise table.error(field, f"shape {tuple(values.shape)}", "at least one step and one feature")
     return values
 
+
 def read_steps(
-    table: Fields, # one split
-    field: str, # a key
+    table: Fields,  # one split
+    field: str,  # a key
 ) -> Steps:
     "A padded sequence (n, L, d) and its lengths."
     key, given = f"{field}_lengths", table.fields.get(field)
-    if isinstance(given, Pieces) and given.dtype is not None and given.dtype.code[0] == "O": given = table.column(field)
+    if isinstance(given, Pieces) and given.dtype is not None and given.dtype.code[0] == "O":
+        given = table.column(field)
     if isinstance(given, list) and any(isinstance(row, Pieces | list | None) for row in given):
-        rows = [whole(row) if isinstance(row, Pieces) else row for row in replace(table, fields={field: given}).column(field)]
+        rows = [
+            whole(row) if isinstance(row, Pieces) else row
+            for row in replace(table, fields={field: given}).column(field)
+        ]
         parts = padded(table, field, rows)
         table = replace(table, fields={field: parts["values"], key: parts["lengths"]})
     values = read_padded(table, field)
     longest = values.shape[1]
-    if key in table.fields: return Steps(values, read_lengths(table, key, table.numbers(key), longest))
+    if key in table.fields:
+        return Steps(values, read_lengths(table, key, table.numbers(key), longest))
     last = (values != 0).any(2).long() * torch.arange(1, longest + 1)
     return Steps(values, last.amax(1).clamp(min=1))
 
 # %% ../nbs/08_fields.ipynb #79a63c0b
 def read_labels(
-    table: Fields, # one split
-    field: str, # a key
+    table: Fields,  # one split
+    field: str,  # a key
 ) -> Float[Tensor, " n"]:
     "One finite number a clip."
     values = table.numbers(field)
     column = values.reshape(len(values)) if values.size == len(values) else values
-    if len(column) == 0: raise table.error(field, "0 rows", "at least one clip")
+    if len(column) == 0:
+        raise table.error(field, "0 rows", "at least one clip")
     return read_floats(replace(table, fields={field: column}), field, "(n,)")

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 def centre_distances(
     F: Float[Tensor, "b D"],  # features of some clips, all modalities side by side
     C: Float[Tensor, "2 D"],  # the positive (row 0) and the negative centres (row 1), side by side
-    widths: list[int],        # width of each of the M modalities
+    widths: list[int],  # width of each of the M modalities
 ) -> tuple[Float[Tensor, "M b"], Float[Tensor, "M b"], Float[Tensor, "M 1"]]:  # D_p, D_n, D_pn
     "Distances of each clip to both centres of each modality, and between the two centres."
-    def norms(G): return torch.stack([part.norm(dim=1) for part in G.split(widths, dim=1)])
+
+    def norms(G):
+        return torch.stack([part.norm(dim=1) for part in G.split(widths, dim=1)])
+
     return norms(F - C[0]), norms(F - C[1]), norms(C[:1] - C[1:])
 
 # %% ../nbs/04_labels.ipynb #4c3d4d9e
 def relative_distance(
     D_p: Float[Tensor, "*shape"],  # distance to the centre of the positive clips
     D_n: Float[Tensor, "*shape"],  # distance to the centre of the negative clips
-) -> Float[Tensor, "*shape"]:      # in (−1, ∞), positive where the positive centre is the nearer one
+) -> Float[Tensor, "*shape"]:  # in (−1, ∞), positive where the positive centre is the nearer one
     "Self-MM's relative distance δ = (D_n − D_p)/(D_p + 1e-8)."
     return (D_n - D_p) / (D_p + 1e-8)
 
@@ -32,18 +35,18 @@ def relative_distance(
 def selfmm_label(
     delta_s: Float[Tensor, "*s"],  # relative distance of the unimodal features
     delta_m: Float[Tensor, "*m"],  # relative distance of the fused features
-    y_m: Float[Tensor, "*m"],      # the clip's label
-) -> Float[Tensor, "*s"]:          # the new unimodal label, not yet clipped to [−H, H]
+    y_m: Float[Tensor, "*m"],  # the clip's label
+) -> Float[Tensor, "*s"]:  # the new unimodal label, not yet clipped to [−H, H]
     "Self-MM's label: half its ratio form, half its difference form (P22)."
     return 0.5 * (delta_s / (delta_m + 1e-8) * y_m) + 0.5 * (y_m + delta_s - delta_m)
 
 # %% ../nbs/04_labels.ipynb #4b8ed9a8
 def momentum(
-    y: Float[Tensor, "*shape"],      # the label so far
+    y: Float[Tensor, "*shape"],  # the label so far
     y_new: Float[Tensor, "*shape"],  # the label just computed; where it is not finite the old one stays
-    epoch: int,                      # e ≥ 2
-    bound: float = torch.inf,        # H: the new label is clipped to [−H, H]
-) -> Float[Tensor, "*shape"]:        # the label from now on
+    epoch: int,  # e ≥ 2
+    bound: float = torch.inf,  # H: the new label is clipped to [−H, H]
+) -> Float[Tensor, "*shape"]:  # the label from now on
     "Self-MM's running mean y ← (e−1)/(e+1)·y + 2/(e+1)·clip(y_new) (P26)."
     moved = (epoch - 1) / (epoch + 1) * y + 2 / (epoch + 1) * y_new.clip(-bound, bound)
     return torch.where(y_new.isfinite(), moved, y)
@@ -52,7 +55,7 @@ def momentum(
 def bounded_distance(
     D_p: Float[Tensor, "*shape"],  # distance to the centre of the positive clips
     D_n: Float[Tensor, "*shape"],  # distance to the centre of the negative clips
-) -> Float[Tensor, "*shape"]:      # in (−1, 1), antisymmetric in its two arguments
+) -> Float[Tensor, "*shape"]:  # in (−1, 1), antisymmetric in its two arguments
     "The bounded relative distance δ̄ = (D_n − D_p)/(D_n + D_p + 1e-8) of P27 (a)."
     return (D_n - D_p) / (D_n + D_p + 1e-8)
 
@@ -61,7 +64,7 @@ def axis_coordinate(
     D_p: Float[Tensor, "*shape"],  # distance to the centre of the positive clips
     D_n: Float[Tensor, "*shape"],  # distance to the centre of the negative clips
     D_pn: Float[Tensor, "*pair"],  # distance between the two centres
-) -> Float[Tensor, "*shape"]:      # +1 at the positive centre, 0 half-way, −1 at the negative centre
+) -> Float[Tensor, "*shape"]:  # +1 at the positive centre, 0 half-way, −1 at the negative centre
     "The coordinate t = (D_n² − D_p²)/D_pn² along the line through the centres, P27 (c)."
     return (D_n.square() - D_p.square()) / D_pn.square()
 
@@ -76,11 +79,14 @@ class _Exact(nn.Module):
 class RunningLine(_Exact):
     "The least-squares line y ≈ a + b·t over all clips seen, each with its latest t, from running sums."
 
-    def __init__(self,
+    def __init__(
+        self,
         n: int,  # number of clips
     ):
         super().__init__()
-        self.register_buffer("points", torch.zeros(3, n, dtype=torch.float64))   # (1, t, y) of each clip; 0 before its first visit
+        self.register_buffer(
+            "points", torch.zeros(3, n, dtype=torch.float64)
+        )  # (1, t, y) of each clip; 0 before its first visit
         self.register_buffer("moments", torch.zeros(3, 3, dtype=torch.float64))  # Σ vvᵀ
 
     def replace(self, rows, once, t, y):
@@ -100,8 +106,8 @@ class RunningLine(_Exact):
 def disagreement(
     y_s: Float[Tensor, "*shape"],  # unimodal label
     y_m: Float[Tensor, "*shape"],  # multimodal label
-    floor: float = 0.0,            # w₀: the weight of a clip whose labels agree
-) -> Float[Tensor, "*shape"]:      # in [w₀, 1)
+    floor: float = 0.0,  # w₀: the weight of a clip whose labels agree
+) -> Float[Tensor, "*shape"]:  # in [w₀, 1)
     "The weight W_s = w₀ + (1 − w₀)·tanh|y_s − y_m| (P28)."
     return floor + (1 - floor) * (y_s - y_m).abs().tanh()
 
@@ -114,21 +120,24 @@ def _sides(y, neutral):
 class RunningCentres(_Exact):
     "The mean feature of the positive and of the negative clips, modality by modality, as float64 running sums."
 
-    def __init__(self,
-        y: Float[Tensor, "M n"],   # each modality's labels: their signs make the classes
-        widths: list[int],         # width of each modality's features
+    def __init__(
+        self,
+        y: Float[Tensor, "M n"],  # each modality's labels: their signs make the classes
+        widths: list[int],  # width of each modality's features
         neutral: str = "exclude",  # label 0: "exclude" it from both classes or count it as "positive"
     ):
         super().__init__()
         self.widths, self.neutral = list(widths), neutral
         self.register_buffer("y", y.clone())
-        self.register_buffer("stored", y.new_zeros(y.shape[1], sum(widths)))                 # (n, Σd), as last seen
-        self.register_buffer("sums", y.new_zeros(2, sum(widths), dtype=torch.float64))       # positive, negative
-        self.register_buffer("counts", _sides(y, neutral).sum(-1))                           # (2, M)
+        self.register_buffer("stored", y.new_zeros(y.shape[1], sum(widths)))  # (n, Σd), as last seen
+        self.register_buffer("sums", y.new_zeros(2, sum(widths), dtype=torch.float64))  # positive, negative
+        self.register_buffer("counts", _sides(y, neutral).sum(-1))  # (2, M)
 
     def means(self) -> Float[Tensor, "2 D"]:
         "The centres; not a number for a class without clips."
-        return torch.cat([S / N[:, None] for S, N in zip(self.sums.split(self.widths, 1), self.counts.T, strict=True)], 1)
+        return torch.cat(
+            [S / N[:, None] for S, N in zip(self.sums.split(self.widths, 1), self.counts.T, strict=True)], 1
+        )
 
     def replace(self, rows, once, y, F):
         "Write labels (M, b) and features (b, Σd) of some rows and carry the sums along."
@@ -143,16 +152,20 @@ class RunningCentres(_Exact):
 class UnimodalLabels(RunningCentres):
     "Every clip's label for each modality, at first the clip's own, beside the centres that they define."
 
-    def __init__(self,
+    def __init__(
+        self,
         labels: Float[Tensor, "n"],  # y_m of every training clip
-        dims: dict[str, int],        # width of each modality's features, "fusion" among them
-        neutral: str = "exclude",    # clips labelled 0: "exclude" from the centres or "positive"
-        floor: float = 0.0,          # w₀ of the weight
+        dims: dict[str, int],  # width of each modality's features, "fusion" among them
+        neutral: str = "exclude",  # clips labelled 0: "exclude" from the centres or "positive"
+        floor: float = 0.0,  # w₀ of the weight
     ):
         y_m = torch.as_tensor(labels).detach()
-        if y_m.ndim != 1 or not y_m.isfinite().all(): raise ValueError("labels must be one finite number for each clip")
-        if "fusion" not in dims: raise ValueError(f"dims must name the fused features 'fusion', got {list(dims)}")
-        if neutral not in ("exclude", "positive"): raise ValueError(f"neutral is 'exclude' or 'positive', got {neutral!r}")
+        if y_m.ndim != 1 or not y_m.isfinite().all():
+            raise ValueError("labels must be one finite number for each clip")
+        if "fusion" not in dims:
+            raise ValueError(f"dims must name the fused features 'fusion', got {list(dims)}")
+        if neutral not in ("exclude", "positive"):
+            raise ValueError(f"neutral is 'exclude' or 'positive', got {neutral!r}")
         dims, y_m = {"fusion": dims["fusion"], **dims}, y_m.to(torch.promote_types(y_m.dtype, torch.float32))
         super().__init__(y_m.repeat(len(dims), 1), dims.values(), neutral)
         self.dims, self.floor = dims, floor
@@ -170,9 +183,12 @@ class UnimodalLabels(RunningCentres):
 def _side_by_side(features, dims, b, like):
     "Features (b, Σd) of one batch in the order of dims, detached, on the generator's device."
     for name, d in dims.items():
-        if name not in features: raise ValueError(f"update needs the features of {name!r}, got {list(features)}")
-        if features[name].shape != (b, d): raise ValueError(f"{name}: expected {(b, d)} features, got {tuple(features[name].shape)}")
+        if name not in features:
+            raise ValueError(f"update needs the features of {name!r}, got {list(features)}")
+        if features[name].shape != (b, d):
+            raise ValueError(f"{name}: expected {(b, d)} features, got {tuple(features[name].shape)}")
     return torch.cat([features[name].detach().to(like) for name in dims], dim=1)
+
 
 def _last_visit(rows):
     "The position at which each row occurs last, and which positions those are."
@@ -187,11 +203,13 @@ def _selfmm(gen, F, rows, once):
     delta = relative_distance(D_p, D_n)
     return selfmm_label(delta[1:], delta[0], gen.y[0, rows])
 
+
 def _robust(gen, F, rows, once):
     "The calibrated read-out of P27 (c): new labels (M−1, b) of some clips, unclipped."
     t = axis_coordinate(*centre_distances(F, gen.means(), gen.widths))
     gen.line.replace(rows, once, t[0], gen.y[0, rows].double())
     return gen.line(t[1:])
+
 
 _readouts = {"selfmm": _selfmm, "robust": _robust}
 
@@ -199,31 +217,37 @@ _readouts = {"selfmm": _selfmm, "robust": _robust}
 class LabelGenerator(UnimodalLabels):
     "Unimodal labels from where a clip's features lie between the class centres (Self-MM's ULGM, or P27's read-out)."
 
-    def __init__(self,
+    def __init__(
+        self,
         labels: Float[Tensor, "n"],  # y_m of every training clip
-        dims: dict[str, int],        # width of each modality's features, "fusion" among them
-        bound: float = 3.0,          # H: new labels are clipped to [−H, H]
-        mode: str = "selfmm",        # "selfmm": Self-MM's equations; "robust": the calibrated read-out, P27 (c)
-        neutral: str = "exclude",    # clips labelled 0: "exclude" from the centres or "positive"
-        floor: float = 0.0,          # w₀ of the weight
-        half: bool = False,          # store features in half precision
+        dims: dict[str, int],  # width of each modality's features, "fusion" among them
+        bound: float = 3.0,  # H: new labels are clipped to [−H, H]
+        mode: str = "selfmm",  # "selfmm": Self-MM's equations; "robust": the calibrated read-out, P27 (c)
+        neutral: str = "exclude",  # clips labelled 0: "exclude" from the centres or "positive"
+        floor: float = 0.0,  # w₀ of the weight
+        half: bool = False,  # store features in half precision
     ):
-        if mode not in _readouts: raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
+        if mode not in _readouts:
+            raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
         super().__init__(labels, dims, neutral, floor)
         self.bound, self.mode, self.read = bound, mode, _readouts[mode]
-        if half: self.stored = self.stored.half()
-        if mode == "robust": self.line = RunningLine(self.y.shape[1]).to(self.y.device)
+        if half:
+            self.stored = self.stored.half()
+        if mode == "robust":
+            self.line = RunningLine(self.y.shape[1]).to(self.y.device)
 
     @torch.no_grad()
-    def update(self,
+    def update(
+        self,
         features: dict[str, Float[Tensor, "b d"]],  # of one batch; names beyond dims are ignored
-        rows: Int[Tensor, "b"],                     # the batch's row numbers
-        epoch: int,                                 # counts from 1
+        rows: Int[Tensor, "b"],  # the batch's row numbers
+        epoch: int,  # counts from 1
     ) -> None:
         "One step: labels (from epoch 2 on), then stored features, then centres."
         rows = rows.to(self.y.device).contiguous()
         last, once = _last_visit(rows)
         F, y = _side_by_side(features, self.dims, len(rows), self.y)[last], self.y[:, rows]
-        if epoch > 1: y[1:] = momentum(y[1:], self.read(self, F.double(), rows, once), epoch, self.bound)
+        if epoch > 1:
+            y[1:] = momentum(y[1:], self.read(self, F.double(), rows, once), epoch, self.bound)
         F = F.to(self.stored.dtype)
         self.replace(rows, once, y, torch.where(F.isfinite().all(1, keepdim=True), F, self.stored[rows]))

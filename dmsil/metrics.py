@@ -7,26 +7,34 @@ __all__ = ['sentiment_metrics', 'metrics_table']
 
 # %% ../nbs/15_metrics.ipynb #2564fd29
 import math
+
 import numpy as np
 import torch
 
 # %% ../nbs/15_metrics.ipynb #0159ea09
 def _values(
-    x, # (n,) or (n, 1): torch tensor on any device, numpy array or list
-    name: str, # what the error message calls it
-) -> np.ndarray: # (n,) float32 or float64
+    x,  # (n,) or (n, 1): torch tensor on any device, numpy array or list
+    name: str,  # what the error message calls it
+) -> np.ndarray:  # (n,) float32 or float64
     "One finite number a clip, or a `ValueError` that says what is wrong."
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
-    try: x = np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error: raise ValueError(f"{name} is not an array of numbers: {error}") from None
-    if x.dtype.kind not in "fiub": raise ValueError(f"{name} is not an array of numbers, its type is {x.dtype}")
-    if x.ndim == 2 and x.shape[1] == 1: x = x[:, 0]
-    if x.ndim != 1 or len(x) == 0: raise ValueError(f"{name} needs one number a clip, shape (n,) or (n, 1) with n ≥ 1, got {x.shape}")
-    if x.dtype not in (np.float32, np.float64): x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)
+    try:
+        x = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is not an array of numbers: {error}") from None
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{name} is not an array of numbers, its type is {x.dtype}")
+    if x.ndim == 2 and x.shape[1] == 1:
+        x = x[:, 0]
+    if x.ndim != 1 or len(x) == 0:
+        raise ValueError(f"{name} needs one number a clip, shape (n,) or (n, 1) with n ≥ 1, got {x.shape}")
+    if x.dtype not in (np.float32, np.float64):
+        x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)
     bad = np.flatnonzero(~np.isfinite(x))
-    if len(bad): raise ValueError(f"{name} is not finite in {len(bad)} of {len(x)} rows, first in row {bad[0]}: {x[bad[0]]}")
+    if len(bad):
+        raise ValueError(f"{name} is not finite in {len(bad)} of {len(x)} rows, first in row {bad[0]}: {x[bad[0]]}")
     return x
 
 # %% ../nbs/15_metrics.ipynb #93dd61a3
@@ -34,18 +42,23 @@ def _accuracy(pred: np.ndarray, truth: np.ndarray) -> float:
     "Share of rows whose classes agree; nan where no row is left."
     return float(np.mean(pred == truth)) if len(truth) else math.nan
 
+
 def _weighted_f1(pred: np.ndarray, truth: np.ndarray) -> float:
     "F1 of each class weighted by its count in the truth, by scikit-learn; nan where no row is left."
     from sklearn.metrics import f1_score
+
     return float(f1_score(truth, pred, average="weighted", zero_division=0.0)) if len(truth) else math.nan
+
 
 def _mae(pred: np.ndarray, truth: np.ndarray) -> float:
     "Mean of |pred − truth|, in float64."
     return float(np.mean(np.abs(pred.astype(np.float64) - truth.astype(np.float64))))
 
+
 def _corr(pred: np.ndarray, truth: np.ndarray) -> float:
     "Pearson's correlation, in float64; nan where either side is constant."
-    if np.ptp(pred) == 0 or np.ptp(truth) == 0: return math.nan
+    if np.ptp(pred) == 0 or np.ptp(truth) == 0:
+        return math.nan
     a, b = ((x - x.mean()) / np.ptp(x) for x in (pred.astype(np.float64), truth.astype(np.float64)))
     return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
 
@@ -54,16 +67,20 @@ def _rounded(x: np.ndarray, bound: int) -> np.ndarray:
     "The class of each value: clip to ±bound, round half to even."
     return np.round(np.clip(x, -bound, bound))
 
+
 def _mosi(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     "The convention of CMU-MOSI and CMU-MOSEI."
     kept = truth != 0
     has0, non0 = (pred >= 0, truth >= 0), (pred[kept] > 0, truth[kept] > 0)
     return {
-        "Has0_acc_2": _accuracy(*has0), "Has0_F1_score": _weighted_f1(*has0),
-        "Non0_acc_2": _accuracy(*non0), "Non0_F1_score": _weighted_f1(*non0),
+        "Has0_acc_2": _accuracy(*has0),
+        "Has0_F1_score": _weighted_f1(*has0),
+        "Non0_acc_2": _accuracy(*non0),
+        "Non0_F1_score": _weighted_f1(*non0),
         "Mult_acc_5": _accuracy(_rounded(pred, 2), _rounded(truth, 2)),
         "Mult_acc_7": _accuracy(_rounded(pred, 3), _rounded(truth, 3)),
-        "MAE": _mae(pred, truth), "Corr": _corr(pred, truth),
+        "MAE": _mae(pred, truth),
+        "Corr": _corr(pred, truth),
     }
 
 # %% ../nbs/15_metrics.ipynb #ab258c2b
@@ -71,47 +88,65 @@ def _binned(x: np.ndarray, *cuts: float) -> np.ndarray:
     "The class of each value: how many cuts lie strictly below it, in the value's own precision."
     return np.searchsorted(np.asarray(cuts, x.dtype), x, side="left")
 
+
 def _sims(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     "The convention of CH-SIMS and CH-SIMS v2: clip first, then everything."
     pred, truth = np.clip(pred, -1, 1), np.clip(truth, -1, 1)
-    two, three, five = ((_binned(pred, *cuts), _binned(truth, *cuts)) for cuts in ((0.0,), (-0.1, 0.1), (-0.7, -0.1, 0.1, 0.7)))
+    two, three, five = (
+        (_binned(pred, *cuts), _binned(truth, *cuts)) for cuts in ((0.0,), (-0.1, 0.1), (-0.7, -0.1, 0.1, 0.7))
+    )
     return {
-        "Mult_acc_2": _accuracy(*two), "Mult_acc_3": _accuracy(*three), "Mult_acc_5": _accuracy(*five),
-        "F1_score": _weighted_f1(*two), "MAE": _mae(pred, truth), "Corr": _corr(pred, truth),
+        "Mult_acc_2": _accuracy(*two),
+        "Mult_acc_3": _accuracy(*three),
+        "Mult_acc_5": _accuracy(*five),
+        "F1_score": _weighted_f1(*two),
+        "MAE": _mae(pred, truth),
+        "Corr": _corr(pred, truth),
     }
 
 # %% ../nbs/15_metrics.ipynb #9375213e
 _CONVENTIONS = {"mosi": _mosi, "mosei": _mosi, "sims": _sims, "simsv2": _sims}
 
+
 def sentiment_metrics(
-    pred, # (n,) or (n, 1) predictions: tensor, array or list
-    truth, # (n,) or (n, 1) labels
-    dataset: str = "mosi", # "mosi" or "mosei", "sims" or "simsv2"
-) -> dict[str, float]: # the field's name -> value; accuracies and F1 in [0, 1], nan where undefined
+    pred,  # (n,) or (n, 1) predictions: tensor, array or list
+    truth,  # (n,) or (n, 1) labels
+    dataset: str = "mosi",  # "mosi" or "mosei", "sims" or "simsv2"
+) -> dict[str, float]:  # the field's name -> value; accuracies and F1 in [0, 1], nan where undefined
     "The field's metrics of a sentiment regression, in the convention of `dataset`."
-    if dataset not in _CONVENTIONS: raise ValueError(f"unknown dataset {dataset!r}, expected one of {', '.join(_CONVENTIONS)}")
+    if dataset not in _CONVENTIONS:
+        raise ValueError(f"unknown dataset {dataset!r}, expected one of {', '.join(_CONVENTIONS)}")
     pred, truth = _values(pred, "pred"), _values(truth, "truth")
-    if len(pred) != len(truth): raise ValueError(f"pred and truth need one row a clip each, got {len(pred)} and {len(truth)} rows")
+    if len(pred) != len(truth):
+        raise ValueError(f"pred and truth need one row a clip each, got {len(pred)} and {len(truth)} rows")
     return _CONVENTIONS[dataset](pred, truth)
 
 # %% ../nbs/15_metrics.ipynb #c6370dd3
 class MarkdownTable(str):
     "Text that a notebook shows as the table it is."
-    def _repr_markdown_(self): return str(self)
+
+    def _repr_markdown_(self):
+        return str(self)
 
 # %% ../nbs/15_metrics.ipynb #5bb690c4
 def metrics_table(
-    runs: dict[str, dict[str, float] | list[dict[str, float]]], # row -> the metrics of one run, or a list, one a seed
-    columns: tuple[str, ...] | None = None, # metric names; default: all, in order of appearance
-    digits: int = 3, # decimals
-) -> str: # markdown
+    runs: dict[str, dict[str, float] | list[dict[str, float]]],  # row -> the metrics of one run, or a list, one a seed
+    columns: tuple[str, ...] | None = None,  # metric names; default: all, in order of appearance
+    digits: int = 3,  # decimals
+) -> str:  # markdown
     "Metrics of several runs as a markdown table, mean ± standard deviation over each row's runs."
     runs = {row: [m] if isinstance(m, dict) else list(m) for row, m in runs.items()}
     columns = list(columns or dict.fromkeys(k for ms in runs.values() for m in ms for k in m))
+
     def cell(values):
-        if not values: return "–"
+        if not values:
+            return "–"
         values = np.array(values, dtype=np.float64)
         return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
+
     rows = [["", "runs", *columns], ["---"] + ["---:"] * (len(columns) + 1)]
-    rows += [[row.replace("|", "\\|"), str(len(ms)), *(cell([m[k] for m in ms if k in m]) for k in columns)] for row, ms in runs.items()]
+    rows += [
+        [row.replace("|", "\\|"), str(len(ms)), *(cell([m[k] for m in ms if k in m]) for k in columns)]
+        for row, ms in runs.items()
+    ]
     return MarkdownTable("\n".join(f"| {' | '.join(row)} |" for row in rows))

@@ -26,32 +26,53 @@ from .unpickling import unpickle
 def _tokens(table: Fields) -> Tokens:
     "`text_bert` (n, 3, L) as token numbers and lengths."
     values = table.numbers("text_bert")
-    if values.ndim != 3 or values.shape[1] != 3 or not values.shape[2]: raise table.error("text_bert", f"shape {values.shape}", "(n, 3, L)")
+    if values.ndim != 3 or values.shape[1] != 3 or not values.shape[2]:
+        raise table.error("text_bert", f"shape {values.shape}", "(n, 3, L)")
     ids, mask = values[:, 0], values[:, 1]
     odd = ~np.isfinite(ids) | (ids < 0) | (ids.astype(np.float64) >= 2**31) | (np.trunc(ids) != ids)
     if odd.any():
         row, step = np.argwhere(odd)[0]
-        raise table.error("text_bert", f"{odd.sum()} such tokens as {ids[row, step]} in row {row}", "whole numbers from 0 on")
+        raise table.error(
+            "text_bert", f"{odd.sum()} such tokens as {ids[row, step]} in row {row}", "whole numbers from 0 on"
+        )
     lengths = (mask == 1).sum(1)
     ragged = (mask != (np.arange(mask.shape[1]) < lengths[:, None])).any(1)
-    if ragged.any(): raise table.error("text_bert", f"the mask of row {np.flatnonzero(ragged)[0]}", "ones, then zeros")
+    if ragged.any():
+        raise table.error("text_bert", f"the mask of row {np.flatnonzero(ragged)[0]}", "ones, then zeros")
     return Tokens(torch.from_numpy(ids.astype(np.int64)), read_lengths(table, "text_bert", lengths, mask.shape[1]))
 
 # %% ../nbs/08_pickles.ipynb #10ca4b6f
-def _are_tokens(values: np.ndarray) -> bool: # (n, 3, L): ids, mask, types
-    if not (isinstance(values, np.ndarray) and values.ndim == 3 and values.shape[1] == 3 and values.dtype.kind in "iuf" and values.size): return False
+def _are_tokens(values: np.ndarray) -> bool:  # (n, 3, L): ids, mask, types
+    if not (
+        isinstance(values, np.ndarray)
+        and values.ndim == 3
+        and values.shape[1] == 3
+        and values.dtype.kind in "iuf"
+        and values.size
+    ):
+        return False
     ids, mask = values[:, 0], values[:, 1]
-    return bool(np.isin(mask, (0, 1)).all() and (mask[:, 0] == 1).all() and np.isfinite(ids).all() and (ids == np.trunc(ids)).all() and ids.max() > 1)
+    return bool(
+        np.isin(mask, (0, 1)).all()
+        and (mask[:, 0] == 1).all()
+        and np.isfinite(ids).all()
+        and (ids == np.trunc(ids)).all()
+        and ids.max() > 1
+    )
+
 
 def _text(table: Fields, key: str | None) -> Texts | Tokens | Steps:
     "The text under `key`; None: the tokens where there are some, else the vectors, else the sentences."
     expected = key or "text_bert, text or raw_text"
     key = key or next((k for k in ("text_bert", "text", "raw_text") if k in table.fields), "text")
-    if key not in table.fields: raise table.error(key, f"no such key among {few(table.fields)}", expected)
+    if key not in table.fields:
+        raise table.error(key, f"no such key among {few(table.fields)}", expected)
     if key == "text" and _are_tokens(values := table.column("text")):
         table.remark("text: token numbers, mask and types, read as text_bert")
         return _tokens(replace(table, fields=table.fields | {"text_bert": values}))
-    return _tokens(table) if key == "text_bert" else read_steps(table, key) if key == "text" else Texts(table.strings(key))
+    return (
+        _tokens(table) if key == "text_bert" else read_steps(table, key) if key == "text" else Texts(table.strings(key))
+    )
 
 # %% ../nbs/08_pickles.ipynb #d1fbfc15
 _UNIMODAL = {"text": "regression_labels_T", "audio": "regression_labels_A", "vision": "regression_labels_V"}
@@ -61,20 +82,29 @@ def _target(table: Fields) -> Float[Tensor, " n"]:
     "The labels; of CMU-MOSEI's seven columns, sentiment and six emotions, the first."
     key = "labels" if "regression_labels" not in table.fields and "labels" in table.fields else "regression_labels"
     if key not in table.fields and "classification_labels" in table.fields:
-        raise table.error(key, "no such key, and classification_labels alone", "a number for each clip, such as -1.5; classes are not trained on")
+        raise table.error(
+            key,
+            "no such key, and classification_labels alone",
+            "a number for each clip, such as -1.5; classes are not trained on",
+        )
     values = table.numbers(key)
     values = values[:, 0] if values.ndim == 3 and values.shape[1] == 1 else values
     if values.shape[1:] == (7,) and (values[:, 1:] >= 0).all() and (values[:, 0] < 0).any():
         table.remark(f"{key}: 7 columns, CMU-MOSEI's; the first is sentiment, and the six emotions are left out")
         values = values[:, 0]
-    if values.size != len(values): raise table.error(key, f"shape {values.shape}", "one number for each clip; pick a column, or the class's value")
+    if values.size != len(values):
+        raise table.error(key, f"shape {values.shape}", "one number for each clip; pick a column, or the class's value")
     return read_labels(replace(table, fields={key: values}), key)
 
-def _names(table: Fields) -> tuple[str, ...]: # of the clips; of (video, start, end), the three joined
-    if "id" not in table.fields: return tuple(f"{table.split}_{row}" for row in range(table.rows))
+
+def _names(table: Fields) -> tuple[str, ...]:  # of the clips; of (video, start, end), the three joined
+    if "id" not in table.fields:
+        return tuple(f"{table.split}_{row}" for row in range(table.rows))
     values = table.column("id")
-    if not (isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind == "U"): return table.strings("id")
+    if not (isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind == "U"):
+        return table.strings("id")
     return tuple("_".join([video, "-".join(place)] if place else [video]) for video, *place in values.tolist())
+
 
 def _split(table: Fields, text: str | None) -> Split:
     "One split of the layout, with as many rows in every field as there are labels."
@@ -85,137 +115,202 @@ def _split(table: Fields, text: str | None) -> Split:
     for s in ("audio", "vision"):
         if s not in inputs and (near := get_close_matches(s, [str(k).lower() for k in table.fields], 1, 0.75)):
             raise table.error(s, f"no such key among {few(table.fields)}", f"{s}; is it {near[0]}?")
-    if not inputs: raise table.error("", f"none among {few(table.fields)}", "text, audio or vision")
-    return Split(_names(table), inputs, labels, {name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs})
+    if not inputs:
+        raise table.error("", f"none among {few(table.fields)}", "text, audio or vision")
+    return Split(
+        _names(table),
+        inputs,
+        labels,
+        {name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs},
+    )
 
 # %% ../nbs/08_pickles.ipynb #43570694
 def checked_clips(
-    clips: Clips, # of any source
-    file: str, # its name, for the message
-) -> Clips: # the same
+    clips: Clips,  # of any source
+    file: str,  # its name, for the message
+) -> Clips:  # the same
     "The clips as they came, if each is there once, within its range and as wide as in train."
     seen, every = {}, tuple(dict.fromkeys(s for split in clips.splits.values() for s in split.inputs))
     for name, split in clips.splits.items():
-        for key, y in {"regression_labels": split.labels, **{_UNIMODAL[s]: y for s, y in split.unimodal.items()}}.items():
+        for key, y in {
+            "regression_labels": split.labels,
+            **{_UNIMODAL[s]: y for s, y in split.unimodal.items()},
+        }.items():
             row = int(y.abs().argmax())
-            if y[row].abs() > clips.bound: raise DataError.at(file, name, key, f"{y[row]:.4g} in row {row}", f"labels within ±{clips.bound:g}")
+            if y[row].abs() > clips.bound:
+                raise DataError.at(file, name, key, f"{y[row]:.4g} in row {row}", f"labels within ±{clips.bound:g}")
         for row, clip in enumerate(split.ids):
-            if clip in seen: raise DataError.at(file, name, "id", f"{clip} in row {row} and in {seen[clip]}", "each clip once")
+            if clip in seen:
+                raise DataError.at(file, name, "id", f"{clip} in row {row} and in {seen[clip]}", "each clip once")
             seen[clip] = f"row {row} of {name}"
         for s in every:
-            if s not in split.inputs: raise DataError.at(file, name, s, f"no such key among {few(split.inputs)}", f"{few(every)}, as in other splits")
+            if s not in split.inputs:
+                raise DataError.at(
+                    file, name, s, f"no such key among {few(split.inputs)}", f"{few(every)}, as in other splits"
+                )
             if not isinstance(split.inputs[s], type(clips.train.inputs.get(s, split.inputs[s]))):
-                raise DataError.at(file, name, s, f"{kind_of(split.inputs[s])}", f"{kind_of(clips.train.inputs[s])}, as in train")
+                raise DataError.at(
+                    file, name, s, f"{kind_of(split.inputs[s])}", f"{kind_of(clips.train.inputs[s])}, as in train"
+                )
         for s, x in split.inputs.items():
             width = clips.train.inputs[s].values.shape[-1] if isinstance(x, Steps | Vectors) else None
-            if width and x.values.shape[-1] != width: raise DataError.at(file, name, s, f"{x.values.shape[-1]} features", f"{width}, as in train")
+            if width and x.values.shape[-1] != width:
+                raise DataError.at(file, name, s, f"{x.values.shape[-1]} features", f"{width}, as in train")
     return clips
 
 # %% ../nbs/08_pickles.ipynb #c26ec1e8
 _TABLE = "a pickle; clips_from_table, --data TABLE.csv in a shell, reads tables"
-_OTHERS = { # how other files begin: what they are, and what would be right
-    b"pk\3\4": ("a zip, such as torch.save and Excel write", "a pickle; pickle.dump(torch.load(…), …) makes one of a .pt"),
+_OTHERS = {  # how other files begin: what they are, and what would be right
+    b"pk\3\4": (
+        "a zip, such as torch.save and Excel write",
+        "a pickle; pickle.dump(torch.load(…), …) makes one of a .pt",
+    ),
     b"\x1f\x8b": ("a file packed by gzip", "the pickle in it; gunzip unpacks it"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file", "the file itself; git lfs pull fetches it"),
-    b"<!doctype": ("a web page", "the file itself; download it again"), b"<html": ("a web page", "the file itself; download it again"),
+    b"<!doctype": ("a web page", "the file itself; download it again"),
+    b"<html": ("a web page", "the file itself; download it again"),
     b"\x89hdf": ("an HDF5 file", "a pickle; clips_from_table reads a CSV table and arrays from HDF5"),
     b"\x93numpy": ("a NumPy array", "a pickle; clips_from_table reads a CSV table and arrays from .npy"),
-    b"id,": ("a CSV table", _TABLE), b"id;": ("a CSV table", _TABLE), b"video_id,": ("a CSV table", _TABLE),
+    b"id,": ("a CSV table", _TABLE),
+    b"id;": ("a CSV table", _TABLE),
+    b"video_id,": ("a CSV table", _TABLE),
 }
+
 
 def _read_pickle(path: Path) -> dict:
     "The outer dict of a file, which is mapped, not loaded."
     try:
         with open(path, "rb") as opened:
-            if not os.fstat(opened.fileno()).st_size: raise DataError.at(path.name, "", "", "an empty file", "a pickle")
+            if not os.fstat(opened.fileno()).st_size:
+                raise DataError.at(path.name, "", "", "an empty file", "a pickle")
             begins = opened.read(64).lstrip().lower()
             for start, (found, expected) in _OTHERS.items():
-                if begins.startswith(start): raise DataError.at(path.name, "", "", found, expected)
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped: found = unpickle(mapped, path.name)
-    except OSError as error: raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
+                if begins.startswith(start):
+                    raise DataError.at(path.name, "", "", found, expected)
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                found = unpickle(mapped, path.name)
+    except OSError as error:
+        raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
     for split in SPLITS:
-        if not isinstance(found, dict): raise DataError.at(path.name, "", "", f"a {type(found).__name__}", "a dict of train, valid and test")
-        if split not in found: raise DataError.at(path.name, split, "", f"no such key among {few(found)}", "train, valid and test")
-        if not isinstance(found[split], dict): raise DataError.at(path.name, split, "", f"a {type(found[split]).__name__}", "a dict of fields")
+        if not isinstance(found, dict):
+            raise DataError.at(path.name, "", "", f"a {type(found).__name__}", "a dict of train, valid and test")
+        if split not in found:
+            raise DataError.at(path.name, split, "", f"no such key among {few(found)}", "train, valid and test")
+        if not isinstance(found[split], dict):
+            raise DataError.at(path.name, split, "", f"a {type(found[split]).__name__}", "a dict of fields")
     return found
 
 # %% ../nbs/08_pickles.ipynb #a10d1922
-def _said(table: Fields) -> tuple[str, ...]: # sentences beside tokens, the first of them
-    try: return table.strings("raw_text")[:64]
-    except DataError: return ()
+def _said(table: Fields) -> tuple[str, ...]:  # sentences beside tokens, the first of them
+    try:
+        return table.strings("raw_text")[:64]
+    except DataError:
+        return ()
 
 # %% ../nbs/08_pickles.ipynb #5796e4ba
 def load_clips(
-    path: str | Path, # a pickle in MMSA's layout, aligned or not
-    dataset: str | None = None, # "mosi", "mosei", "sims" or "simsv2"; None: sims if every |label| ≤ 1, else mosi
-    clean: bool = False, # True: NaN and ±inf in features become 0, lengths are forced into the array; see `notes`
-    text: str | None = None, # "text_bert", "text" or "raw_text"; None: text_bert where there is one, else text
+    path: str | Path,  # a pickle in MMSA's layout, aligned or not
+    dataset: str | None = None,  # "mosi", "mosei", "sims" or "simsv2"; None: sims if every |label| ≤ 1, else mosi
+    clean: bool = False,  # True: NaN and ±inf in features become 0, lengths are forced into the array; see `notes`
+    text: str | None = None,  # "text_bert", "text" or "raw_text"; None: text_bert where there is one, else text
 ) -> Clips:
     "Clips from the field's pickle layout: nothing in it is run, everything in it is checked."
-    if dataset not in (None, *BOUNDS): raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
-    if text not in (None, "text_bert", "text", "raw_text"): raise ValueError(f"text must be text_bert, text or raw_text; got {text!r}")
+    if dataset not in (None, *BOUNDS):
+        raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
+    if text not in (None, "text_bert", "text", "raw_text"):
+        raise ValueError(f"text must be text_bert, text or raw_text; got {text!r}")
     path, notes = Path(path), []
     found = _read_pickle(path)
     said = _said(Fields(path.name, "train", found["train"], clean, notes))
     splits = {name: _split(Fields(path.name, name, found.pop(name), clean, notes), text) for name in SPLITS}
     if not dataset:
         dataset = "sims" if max(split.labels.abs().max() for split in splits.values()) <= 1 else "mosi"
-        if dataset == "sims": notes.append("labels: all within ±1, so CH-SIMS's metrics apply; dataset='mosi' if the scale is ±3")
+        if dataset == "sims":
+            notes.append("labels: all within ±1, so CH-SIMS's metrics apply; dataset='mosi' if the scale is ±3")
     notes += [f"{s}: none in this file" for s in ("text", "audio", "vision") if s not in splits["train"].inputs]
     clips = Clips(path.stem, **splits, bound=BOUNDS[dataset], dataset=dataset, notes=tuple(notes), raw_text=said)
     return checked_clips(clips, path.name)
 
 # %% ../nbs/08_pickles.ipynb #2ed96c01
-def _padded_to(x: Tensor, longest: int) -> np.ndarray: # (n, L, …) to (n, longest, …)
+def _padded_to(x: Tensor, longest: int) -> np.ndarray:  # (n, L, …) to (n, longest, …)
     return np.pad(x.cpu().numpy(), [(0, 0), (0, longest - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+
 
 def _sequence(field: str, x: Steps | Vectors, longest: int) -> dict:
     "The fields of a sequence."
-    if isinstance(x, Vectors): x = Steps(x.values[:, None], torch.ones(len(x), dtype=torch.long))
+    if isinstance(x, Vectors):
+        x = Steps(x.values[:, None], torch.ones(len(x), dtype=torch.long))
     return {field: _padded_to(x.values, longest), f"{field}_lengths": x.lengths.tolist()}
+
 
 def _written_text(x: Texts | Tokens | Steps | Vectors, longest: int) -> dict:
     "The fields of the text."
-    if isinstance(x, Texts): return {"raw_text": list(x.strings)}
-    if not isinstance(x, Tokens): return _sequence("text", x, longest)
+    if isinstance(x, Texts):
+        return {"raw_text": list(x.strings)}
+    if not isinstance(x, Tokens):
+        return _sequence("text", x, longest)
     ids, mask = _padded_to(x.ids, longest), np.arange(longest) < x.lengths.numpy()[:, None]
     return {"text_bert": np.stack([ids * mask, mask, 0 * mask], 1).astype(np.float32)}
 
 # %% ../nbs/08_pickles.ipynb #1e55df97
 _FEELINGS = ("Negative", "Neutral", "Positive")
 
+
 def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], tokens: Tokens | None) -> dict:
     "One split as a dict of fields."
     signs = split.labels.sign().long().add(1).tolist()
-    out = {"id": list(split.ids), "regression_labels": split.labels.cpu().numpy(), "classification_labels": np.array(signs, np.float32),
-           "annotations": [_FEELINGS[k] for k in signs], **_written_text(split.inputs[fields["text"]], longest["text"])}
-    if tokens is not None: out |= _written_text(tokens, longest["tokens"])
-    for key in ("audio", "vision"): out |= _sequence(key, split.inputs[fields[key]], longest[key])
+    out = {
+        "id": list(split.ids),
+        "regression_labels": split.labels.cpu().numpy(),
+        "classification_labels": np.array(signs, np.float32),
+        "annotations": [_FEELINGS[k] for k in signs],
+        **_written_text(split.inputs[fields["text"]], longest["text"]),
+    }
+    if tokens is not None:
+        out |= _written_text(tokens, longest["tokens"])
+    for key in ("audio", "vision"):
+        out |= _sequence(key, split.inputs[fields[key]], longest[key])
     return out | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
 
 # %% ../nbs/08_pickles.ipynb #66962832
-def _length(x) -> int: # of the longest clip
-    return 0 if isinstance(x, Texts) else 1 if isinstance(x, Vectors) else (x.ids if isinstance(x, Tokens) else x.values).shape[1]
+def _length(x) -> int:  # of the longest clip
+    return (
+        0
+        if isinstance(x, Texts)
+        else 1
+        if isinstance(x, Vectors)
+        else (x.ids if isinstance(x, Tokens) else x.values).shape[1]
+    )
 
-def _fields(clips: Clips, fields: dict[str, str] | None) -> dict[str, str]: # text, audio, vision: the modality that goes there
+
+def _fields(
+    clips: Clips, fields: dict[str, str] | None
+) -> dict[str, str]:  # text, audio, vision: the modality that goes there
     "The modality for each place of the layout."
     fields = fields or {key: key for key in _UNIMODAL}
-    if set(fields) != set(_UNIMODAL): raise ValueError(f"fields need text, audio and vision, got {few(fields)}")
+    if set(fields) != set(_UNIMODAL):
+        raise ValueError(f"fields need text, audio and vision, got {few(fields)}")
     for key, s in fields.items():
         if s not in clips.modalities:
-            raise ValueError(f"nothing goes to {key}: {s} is none of {few(clips.modalities)}; say fields={{'{key}': …}} for all three")
-        if key != "text" and isinstance(clips.train.inputs[s], Texts | Tokens): raise ValueError(f"{key} needs numbers, {s} is text")
+            raise ValueError(
+                f"nothing goes to {key}: {s} is none of {few(clips.modalities)}; say fields={{'{key}': …}} for all three"
+            )
+        if key != "text" and isinstance(clips.train.inputs[s], Texts | Tokens):
+            raise ValueError(f"{key} needs numbers, {s} is text")
     return fields
 
 # %% ../nbs/08_pickles.ipynb #65ab0ecb
 def save_clips(
-    clips: Clips, # any source
-    path: str | Path, # the file to write
-    fields: dict[str, str] | None = None, # which modality goes to text, audio and vision; None: those of the same names
-    tokenize: Callable | None = None, # sentences to `text_bert`, such as `dmsil.encoders.tokenize`; None: `raw_text` alone
-) -> Path: # the same path
+    clips: Clips,  # any source
+    path: str | Path,  # the file to write
+    fields: dict[str, str]
+    | None = None,  # which modality goes to text, audio and vision; None: those of the same names
+    tokenize: Callable
+    | None = None,  # sentences to `text_bert`, such as `dmsil.encoders.tokenize`; None: `raw_text` alone
+) -> Path:  # the same path
     "Write clips in MMSA's pickle layout, for exchange; the file takes its name only once it was read back."
     import pickle
+
     fields, path = _fields(clips, fields), Path(path)
     text = {name: split.inputs[fields["text"]] for name, split in clips.splits.items()}
     sentences = isinstance(clips.train.inputs[fields["text"]], Texts)
@@ -225,9 +320,12 @@ def save_clips(
     layout = {name: _layout(split, fields, longest, tokens[name]) for name, split in clips.splits.items()}
     part = path.with_name(f"{path.name}.part")
     try:
-        with open(part, "wb") as opened: pickle.dump(layout, opened, protocol=4)
+        with open(part, "wb") as opened:
+            pickle.dump(layout, opened, protocol=4)
         load_clips(part, clips.dataset, text="raw_text" if sentences and not tokenize else None)
         os.replace(part, path)
-    except DataError as error: raise DataError(str(error).replace(f"{part.name}: ", f"{path.name}: ", 1)) from None
-    finally: part.unlink(missing_ok=True)
+    except DataError as error:
+        raise DataError(str(error).replace(f"{part.name}: ", f"{path.name}: ", 1)) from None
+    finally:
+        part.unlink(missing_ok=True)
     return path

@@ -23,7 +23,9 @@ class Prior:
     "What is believed of the labels before the features are looked at: correlations, alike for all modalities or one each."
 
     rho: float | dict[str, float] = 0.83  # ρ_s = corr(y_s, y_m); people's mean on CH-SIMS v2
-    between: float | dict[tuple[str, str], float] | None = None  # S_st = corr(y_s, y_t); None: from the read-outs, held near 0.65
+    between: float | dict[tuple[str, str], float] | None = (
+        None  # S_st = corr(y_s, y_t); None: from the read-outs, held near 0.65
+    )
 
     @classmethod
     def from_labels(
@@ -40,6 +42,7 @@ class Prior:
 # %% ../nbs/05_posterior.ipynb #366a5349
 def _matrix(name: str, x, n: int) -> Float[Tensor, "n d"]:
     "Features as a matrix in double precision: sequences become mean and deviation over their steps; NaN is missing."
+
     def moments(v):
         mean = v.nanmean(-2)
         return torch.cat([mean, (v - mean.unsqueeze(-2)).square().nanmean(-2).sqrt()], -1)
@@ -48,7 +51,9 @@ def _matrix(name: str, x, n: int) -> Float[Tensor, "n d"]:
     X = torch.stack([moments(_double(v)) for v in x]) if ragged else _double(x)
     X = moments(X) if X.ndim == 3 else X[:, None] if X.ndim == 1 else X
     if X.ndim != 2 or len(X) != n:
-        raise ValueError(f"{name}: features of shape {tuple(X.shape)}, expected (n, d) or (n, steps, d) with n = {n}, a row for each label")
+        raise ValueError(
+            f"{name}: features of shape {tuple(X.shape)}, expected (n, d) or (n, steps, d) with n = {n}, a row for each label"
+        )
     if X.isinf().any():
         row, column = X.isinf().nonzero()[0].tolist()
         raise ValueError(f"{name}: infinite value in row {row}, column {column}; use NaN for what is missing")
@@ -152,13 +157,17 @@ def _addends(ridge: _Ridge) -> Float[Tensor, "n blocks"]:
     U = torch.zeros(len(ridge.y), len(ridge.widths), dtype=ridge.y.dtype)
     for k, rows in enumerate(ridge.rows):
         w = ridge.fit(ridge.penalties(k), (k,))
-        for j, (Phi, part) in enumerate(zip(ridge.Phi[rows, 1:].split(ridge.widths, 1), w[1:].split(ridge.widths), strict=True)):
+        for j, (Phi, part) in enumerate(
+            zip(ridge.Phi[rows, 1:].split(ridge.widths, 1), w[1:].split(ridge.widths), strict=True)
+        ):
             U[rows, j] = Phi @ part
     return U
 
 # %% ../nbs/05_posterior.ipynb #aed2f497
 def additive_readouts(
-    features: dict[str, Float[Tensor, "n d_s"]],  # of n clips, by modality: arrays, tensors or sequences; rows of NaN are missing
+    features: dict[
+        str, Float[Tensor, "n d_s"]
+    ],  # of n clips, by modality: arrays, tensors or sequences; rows of NaN are missing
     y: Float[Tensor, "n"],  # y_m
     groups=None,  # speaker or video of each clip; a group is never split between fit and read-out
     seed: int = 0,  # of the folds, and of the clips that carry bumps
@@ -185,7 +194,9 @@ def _checked_labels(y) -> Float[Tensor, " n"]:
     if y.ndim != 1 or len(y) < 20:
         raise ValueError(f"y: shape {tuple(y.shape)}, expected one label for each of at least 20 clips")
     if not y.isfinite().all():
-        raise ValueError(f"y: {y[~y.isfinite()][0].item()} in row {(~y.isfinite()).nonzero()[0].item()}, expected a finite label for every clip")
+        raise ValueError(
+            f"y: {y[~y.isfinite()][0].item()} in row {(~y.isfinite()).nonzero()[0].item()}, expected a finite label for every clip"
+        )
     if y.std() == 0:
         raise ValueError("y: all labels are equal, so nothing can be learned from them")
     return y
@@ -194,7 +205,9 @@ def _checked_labels(y) -> Float[Tensor, " n"]:
 def _checked_groups(groups, n: int) -> list:
     groups = list(range(n)) if groups is None else [g.item() if isinstance(g, Tensor) else g for g in groups]
     if len(groups) != n or len(set(groups)) < 3:
-        raise ValueError(f"groups: {len(groups)} entries and {len(set(groups))} different groups, expected {n} entries and at least 3 groups")
+        raise ValueError(
+            f"groups: {len(groups)} entries and {len(set(groups))} different groups, expected {n} entries and at least 3 groups"
+        )
     return groups
 
 # %% ../nbs/05_posterior.ipynb #223ee3d1
@@ -211,13 +224,21 @@ class Reliability:
     heard: float  # corr(u_s, y_m), what κ_s = (heard/ρ_s)² is made of
 
 # %% ../nbs/05_posterior.ipynb #1dff7b4d
-def _correlations(u: Float[Tensor, "n M"], y: Float[Tensor, " n"], there: Tensor, group: Int[Tensor, " n"], draws: Tensor) -> Float[Tensor, "r M+1 M+1"]:
+def _correlations(
+    u: Float[Tensor, "n M"], y: Float[Tensor, " n"], there: Tensor, group: Int[Tensor, " n"], draws: Tensor
+) -> Float[Tensor, "r M+1 M+1"]:
     "Correlations of (u_1 … u_M, y) in each of r resamples of the groups, over the clips that have both."
     V, on = torch.column_stack([u, y]), torch.column_stack([there, torch.ones_like(there[:, :1])]).double()
-    count = torch.zeros(len(draws), int(group.max()) + 1, dtype=V.dtype).scatter_add_(1, draws, torch.ones(draws.shape, dtype=V.dtype))
+    count = torch.zeros(len(draws), int(group.max()) + 1, dtype=V.dtype).scatter_add_(
+        1, draws, torch.ones(draws.shape, dtype=V.dtype)
+    )
+
     def total(a, b):  # Σ over clips of a_i·b_j, in each resample
         products = torch.einsum("ni,nj->nij", a, b).flatten(1)
-        return (count @ torch.zeros(count.shape[1], products.shape[1], dtype=V.dtype).index_add_(0, group, products)).unflatten(1, (a.shape[1], -1))
+        return (
+            count @ torch.zeros(count.shape[1], products.shape[1], dtype=V.dtype).index_add_(0, group, products)
+        ).unflatten(1, (a.shape[1], -1))
+
     V = V * on
     n, first, second, both = total(on, on).clamp(min=1), total(V, on), total(V.square(), on), total(V, V)
     cov = both / n - first / n * (first / n).mT
@@ -249,11 +270,15 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
         raise ValueError(f"prior: rho needs values above 0 and at most 1, got {rho.tolist()} for {', '.join(names)}")
     if prior.between is None:
         rho = torch.maximum(rho, heard[0] / math.sqrt(CEILING)).clamp(max=0.995)
-    least = (rho.square().sum() / 0.97 - 1) / max(1, M - 1)  # below it, y_m would be known from the y_s to more than 97 %
+    least = (rho.square().sum() / 0.97 - 1) / max(
+        1, M - 1
+    )  # below it, y_m would be known from the y_s to more than 97 %
     common = torch.full((M, M), max(BETWEEN, least.item()), dtype=C.dtype)
     S = torch.eye(M, dtype=C.dtype)
     for i, j in pairs:
-        S[i, j] = S[j, i] = _between(prior, names[i], names[j], rho[i] * rho[j] * C[:, i, j] / (heard[:, i] * heard[:, j]), common[i, j])
+        S[i, j] = S[j, i] = _between(
+            prior, names[i], names[j], rho[i] * rho[j] * C[:, i, j] / (heard[:, i] * heard[:, j]), common[i, j]
+        )
     common.fill_diagonal_(1)
     apart = torch.outer(rho, rho).fill_diagonal_(1)  # uncorrelated given y_m: a covariance whatever rho is
     for end, step in [(end, step) for end in (common, apart) for step in torch.linspace(0, 1, 21)]:
@@ -262,7 +287,9 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
         if torch.linalg.eigvalsh(P)[0] > (1e-3 if prior.between is None else -1e-6):
             return P
         if prior.between is not None:
-            raise ValueError(f"prior: rho {rho.tolist()} and between {prior.between} are not correlations of any labels; lower rho or raise between")
+            raise ValueError(
+                f"prior: rho {rho.tolist()} and between {prior.between} are not correlations of any labels; lower rho or raise between"
+            )
     raise ValueError(f"prior: no labels of {M} modalities have rho {rho.tolist()}; lower it")
 
 
@@ -299,14 +326,29 @@ class PosteriorLabels:
         found = []
         for i, (s, label) in enumerate(self.labels.items()):
             k, difference = self.reliability[s], torch.as_tensor(label).double() - torch.as_tensor(self.y).double()
-            row = {"modality": s, "kappa": k.kappa, "low": k.low, "high": k.high, "heard": k.heard, "rho": self.prior[i, -1].item()}
+            row = {
+                "modality": s,
+                "kappa": k.kappa,
+                "low": k.low,
+                "high": k.high,
+                "heard": k.heard,
+                "rho": self.prior[i, -1].item(),
+            }
             row |= {"own gain": self.gain[i, i].item(), "gain of y_m": self.gain[i, -1].item()}
             found.append(row | {"mean |d|": difference.abs().mean().item()})
         return found
 
     def table(self) -> str:
         "The rows as a Markdown table."
-        head = ["modality", "κ (95 %)", "corr(u, y_m)", "ρ", "gain of its read-out", "gain of y_m", "mean of |label − y_m|"]
+        head = [
+            "modality",
+            "κ (95 %)",
+            "corr(u, y_m)",
+            "ρ",
+            "gain of its read-out",
+            "gain of y_m",
+            "mean of |label − y_m|",
+        ]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for row in self.rows():
             kappa = f"{row['kappa']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
@@ -314,16 +356,18 @@ class PosteriorLabels:
             lines.append("| " + " | ".join([row["modality"], kappa, *rest]) + " |")
         return "\n".join(lines)
 
-    def _repr_markdown_(self): return self.table()
+    def _repr_markdown_(self):
+        return self.table()
 
-    def __repr__(self): return self.table()
+    def __repr__(self):
+        return self.table()
 
     def pairs(self) -> list[dict]:
         "For each pair: how well both read-outs hear the label, the nats about it that either tells, and whether to share."
         names, rows = list(self.labels), []
         for i, j in combinations(range(len(names)), 2):
             a, b = (self.reliability[names[k]] for k in (i, j))
-            nats = -0.5 * math.log1p(-min(max(a.heard, 0), max(b.heard, 0)) ** 2)
+            nats = -0.5 * math.log1p(-(min(max(a.heard, 0), max(b.heard, 0)) ** 2))
             row = {"pair": (names[i], names[j]), "low": (a.low, b.low), "redundant nats": nats}
             rows.append(row | {"share": min(a.low, b.low) >= HEARS})
         return rows
@@ -338,13 +382,19 @@ class PosteriorLabels:
         k: int = 10,  # how many
     ) -> Int[Tensor, "k"]:  # row numbers, the farthest first
         "The clips in which the modality says something else than the clip."
-        return (torch.as_tensor(self.labels[name]) - torch.as_tensor(self.y)).abs().argsort(descending=True, stable=True)[:k]
+        return (
+            (torch.as_tensor(self.labels[name]) - torch.as_tensor(self.y))
+            .abs()
+            .argsort(descending=True, stable=True)[:k]
+        )
 
     def plot(self):
         "Each modality's label against the clip's; the ten clips in which they differ most are marked."
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, len(self.labels), figsize=(2.4 * len(self.labels), 2.6), dpi=76, sharex=True, sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(self.labels), figsize=(2.4 * len(self.labels), 2.6), dpi=76, sharex=True, sharey=True, squeeze=False
+        )
         y = torch.as_tensor(self.y)
         shown = torch.linspace(0, len(y) - 1, min(len(y), 400)).long()
         for i, (ax, (s, label)) in enumerate(zip(axes[0], self.labels.items(), strict=True)):
@@ -358,7 +408,9 @@ class PosteriorLabels:
 
 # %% ../nbs/05_posterior.ipynb #0cef7a83
 def posterior_labels(
-    features: dict[str, Float[Tensor, "n d_s"]],  # of n clips, by modality: (n, d) or (n, steps, d) arrays, or lists of (steps, d); NaN is missing
+    features: dict[
+        str, Float[Tensor, "n d_s"]
+    ],  # of n clips, by modality: (n, d) or (n, steps, d) arrays, or lists of (steps, d); NaN is missing
     y: Float[Tensor, "n"],  # y_m, the clips' labels on any scale
     groups=None,  # speaker or video of each clip; give it where clips of one group resemble each other
     prior: Prior | None = None,  # what is believed of the labels; None: people's mean (P40)
@@ -377,20 +429,27 @@ def posterior_labels(
     _, group = _split(groups, len(given), seed)
     G = int(group.max()) + 1
     drawn = torch.randint(G, (400, G), generator=torch.Generator().manual_seed(seed + 1))
-    C = _correlations(u, (given - mean) / scale, there, group, torch.cat([torch.arange(G)[None], drawn])).nan_to_num(0.0)
+    C = _correlations(u, (given - mean) / scale, there, group, torch.cat([torch.arange(G)[None], drawn])).nan_to_num(
+        0.0
+    )
     P = _prior_matrix(prior or Prior(), names, C)
     kappas = (C[:, :-1, -1].clamp(min=0) / P[-1, :-1]).square().clamp(max=CEILING)
     z = u / (_deviation(u, there) * kappas[0].clamp(min=1e-9).sqrt())
     labels = mean + scale * _weighed(P, kappas[0], there, torch.column_stack([z, (given - mean) / scale]))
     low, high = kappas[1:].quantile(torch.tensor([0.025, 0.975], dtype=u.dtype), dim=0)
-    found = {s: Reliability(*(v.item() for v in (kappas[0, i], low[i], high[i], C[0, i, -1]))) for i, s in enumerate(names)}
+    found = {
+        s: Reliability(*(v.item() for v in (kappas[0, i], low[i], high[i], C[0, i, -1]))) for i, s in enumerate(names)
+    }
     like = (lambda v: v.to(y.dtype)) if isinstance(y, Tensor) else (lambda v: v.numpy())
     made = {s: labels[:, i] for i, s in enumerate(names)}
     weights = {s: like(disagreement(label, given, floor)) for s, label in made.items()}
-    return PosteriorLabels({s: like(v) for s, v in made.items()}, weights, found, posterior_gain(P, kappas[0]), P, u, like(given))
+    return PosteriorLabels(
+        {s: like(v) for s, v in made.items()}, weights, found, posterior_gain(P, kappas[0]), P, u, like(given)
+    )
 
 
-def _deviation(u, there): return ((u.square() * there).sum(0) / there.sum(0).clamp(min=1)).sqrt().clamp(min=1e-12)
+def _deviation(u, there):
+    return ((u.square() * there).sum(0) / there.sum(0).clamp(min=1)).sqrt().clamp(min=1e-12)
 
 
 def _weighed(P, kappa, there, seen: Float[Tensor, "n M+1"]) -> Float[Tensor, "n M"]:

@@ -38,7 +38,9 @@ def predict(
     batch_size: int = 128,  # clips per forward pass
     precision: str = "float32",  # or "bfloat16"
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # predictions, what the alignment acts on: by name, in the order of the split
+) -> tuple[
+    dict[str, Tensor], dict[str, Tensor]
+]:  # predictions, what the alignment acts on: by name, in the order of the split
     "Predictions and aligned features (P21's) of every clip."
     training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -76,7 +78,9 @@ def scores(
 def reference(clips: Clips) -> dict[str, float]:
     "What to hold a MAE against: the mean of the training labels, and the Bayes error where it is known."
     mean = (clips.test.labels - clips.train.labels.mean()).abs().mean().item()
-    return {"mean_predictor_MAE": mean} | ({"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {})
+    return {"mean_predictor_MAE": mean} | (
+        {"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {}
+    )
 
 # %% ../nbs/18_prediction.ipynb #801af5f4
 def fitted(
@@ -89,7 +93,9 @@ def fitted(
     file, known = Path(clips.name).name, about["clips"].get("columns", {})
     for s in about["specs"]:
         if s not in clips.modalities:
-            raise DataError.at(file, "", s, f"none among {', '.join(clips.modalities)}", f"{s}, which {run} was trained on")
+            raise DataError.at(
+                file, "", s, f"none among {', '.join(clips.modalities)}", f"{s}, which {run} was trained on"
+            )
     ordered = {s: tuple(known.get(s, ())) for s in about["specs"]}
 
     def part(split: Split) -> Split:
@@ -135,4 +141,7 @@ def predict_clips(
     split = prepare(Clips(name, split, split, split), model.config, where).train.to(where)
     y, _ = predict(model, split)
     number, heads = lambda v: round(float(v), 3), model.modalities if about["train"]["labels"] != "none" else ()
-    return [{"clip": clip, "prediction": number(y["fusion"][k])} | {f"{s}_alone": number(y[s][k]) for s in heads} for k, clip in enumerate(split.ids)]
+    return [
+        {"clip": clip, "prediction": number(y["fusion"][k])} | {f"{s}_alone": number(y[s][k]) for s in heads}
+        for k, clip in enumerate(split.ids)
+    ]

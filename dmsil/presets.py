@@ -31,12 +31,18 @@ class TrainConfig:
     weight_decay: float = 0.01  # decoupled (AdamW)
     measure: Literal["none", "coral", "corr", "kappa", "rho2", "gaussian"] = "coral"  # of the alignment
     strength: float = 20.0  # weight of a pair that shares where `pairs` is empty
-    share: Literal["none", "all", "measured"] = "all"  # the pairs that share where `pairs` is empty; measured: whose inputs both hear the label
+    share: Literal["none", "all", "measured"] = (
+        "all"  # the pairs that share where `pairs` is empty; measured: whose inputs both hear the label
+    )
     pairs: tuple[tuple[str, str, float], ...] = ()  # (modality, modality, weight): + shares, − makes private
     whitening: float = 0.0  # weight γ_r of ‖C_s − I‖²
     alignment: float = 1.0  # what all weights of the alignment are multiplied by
-    keep: Literal["MAE", "objective"] = "MAE"  # the weights that are kept: least validation MAE, or least MAE plus alignment terms
-    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: the multimodal task alone
+    keep: Literal["MAE", "objective"] = (
+        "MAE"  # the weights that are kept: least validation MAE, or least MAE plus alignment terms
+    )
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = (
+        "selfmm"  # unimodal labels; none: the multimodal task alone
+    )
     neutral: Literal["exclude", "positive"] = "exclude"  # where clips with label 0 count
     floor: float = 0.0  # least weight of a unimodal task
     average: float = 0.0  # epochs over which the weights that are tested are averaged; 0: the last ones
@@ -97,7 +103,12 @@ def changed(
     parts = {part.name: {f.name for f in fields(getattr(given, part.name))} for part in fields(given)}
     if unknown := sorted(set(changes) - set().union(*parts.values())):
         raise ValueError(f"{', '.join(unknown)}: not a field of TrainConfig or ModelConfig")
-    return Preset(*(replace(getattr(given, part), **{k: v for k, v in changes.items() if k in names}) for part, names in parts.items()))
+    return Preset(
+        *(
+            replace(getattr(given, part), **{k: v for k, v in changes.items() if k in names})
+            for part, names in parts.items()
+        )
+    )
 
 # %% ../nbs/17_presets.ipynb #47d4b398
 def alignment_for(
@@ -113,6 +124,8 @@ def alignment_for(
     pairs = {(a, b): w for a, b, w in config.pairs} or dict.fromkeys(share, config.strength)
     unknown = sorted({name for pair in pairs for name in pair} - set(modalities))
     if unknown:
-        raise ValueError(f"pairs: {', '.join(unknown)} is not a modality of these clips, which have {', '.join(modalities)}")
+        raise ValueError(
+            f"pairs: {', '.join(unknown)} is not a modality of these clips, which have {', '.join(modalities)}"
+        )
     scaled = {pair: config.alignment * weight for pair, weight in pairs.items()}
     return ModalAlignment(scaled, config.measure, config.alignment * config.whitening, dims=dims) if pairs else None

@@ -31,7 +31,9 @@ def _listening():
         yield
     except RuntimeError as error:
         detail = str(error).split("] ", 1)[-1].split(". ")[0]
-        raise ConnectionError(f"process {os.environ.get('RANK')}: another one failed, or was silent for {SILENCE} s ({detail})") from error
+        raise ConnectionError(
+            f"process {os.environ.get('RANK')}: another one failed, or was silent for {SILENCE} s ({detail})"
+        ) from error
 
 # %% ../nbs/17_processes.ipynb #4a1c5ca5
 @dataclass(frozen=True)
@@ -92,8 +94,14 @@ def forward_rows(
     if ranks.world == 1:
         return out
     y, h, z = out
-    columns = iter(_Gather.apply(ranks, len(rows), *(x[: len(own)] for x in (*(v[:, None] for v in y.values()), *h.values(), *z.values()))))
-    return Output({s: next(columns).squeeze(1) for s in y}, {s: next(columns) for s in h}, {s: next(columns) for s in z})
+    columns = iter(
+        _Gather.apply(
+            ranks, len(rows), *(x[: len(own)] for x in (*(v[:, None] for v in y.values()), *h.values(), *z.values()))
+        )
+    )
+    return Output(
+        {s: next(columns).squeeze(1) for s in y}, {s: next(columns) for s in h}, {s: next(columns) for s in z}
+    )
 
 # %% ../nbs/17_processes.ipynb #6f8ce940
 def join(
@@ -109,7 +117,9 @@ def join(
         raise ValueError(f"device {device}: several processes train on cpu or cuda")
     if place.type == "cuda":
         if place.index >= torch.cuda.device_count():
-            raise ValueError(f"{place}: this machine has {torch.cuda.device_count()}; start one process a GPU, or --device cpu")
+            raise ValueError(
+                f"{place}: this machine has {torch.cuda.device_count()}; start one process a GPU, or --device cpu"
+            )
         torch.cuda.set_device(place)
     with _listening():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(seconds=SILENCE))

@@ -12,13 +12,13 @@ from functools import cached_property
 from itertools import pairwise
 
 import sympy as sp
-from sympy import Identity, MatAdd, MatMul, MatPow, MatrixExpr, MatrixSymbol
-from sympy import OneMatrix, Trace, Transpose, ZeroMatrix
+from sympy import Identity, MatAdd, MatMul, MatPow, MatrixExpr, MatrixSymbol, OneMatrix, Trace, Transpose, ZeroMatrix
 
 # %% ../nbs/01_proofs.ipynb #fdc7853f
 def _flip(letter):
     "The transpose of one letter."
-    if isinstance(letter, OneMatrix): return OneMatrix(*reversed(letter.shape))
+    if isinstance(letter, OneMatrix):
+        return OneMatrix(*reversed(letter.shape))
     return letter.arg if isinstance(letter, Transpose) else Transpose(letter)
 
 
@@ -29,7 +29,8 @@ def _back(word):
 
 def _check(fits, left, right):
     "SymPy lets n and d be equal, so it accepts shapes that fit only then; we do not."
-    if not fits: raise ValueError(f"shapes {left.shape} and {right.shape} do not fit: {left} and {right}")
+    if not fits:
+        raise ValueError(f"shapes {left.shape} and {right.shape} do not fit: {left} and {right}")
 
 
 def _join(sums):
@@ -38,7 +39,8 @@ def _join(sums):
     for factor in sums:
         step = defaultdict(lambda: sp.S.Zero)
         for left, x in total.items():
-            for right, y in factor.items(): step[left + right] += x * y
+            for right, y in factor.items():
+                step[left + right] += x * y
         total = step
     return total
 
@@ -48,16 +50,22 @@ def words(
 ) -> dict:  # {word: coefficient}; a word is a tuple of letters, the empty word is the identity
     "A matrix expression multiplied out."
     expr = sp.sympify(expr)
-    if not getattr(expr, "is_Matrix", False): return {(): expr} if expr != 0 else {}
-    if isinstance(expr, MatrixSymbol): return {(expr,): sp.S.One}
-    if isinstance(expr, Identity): return {(): sp.S.One}
-    if isinstance(expr, ZeroMatrix): return {}
+    if not getattr(expr, "is_Matrix", False):
+        return {(): expr} if expr != 0 else {}
+    if isinstance(expr, MatrixSymbol):
+        return {(expr,): sp.S.One}
+    if isinstance(expr, Identity):
+        return {(): sp.S.One}
+    if isinstance(expr, ZeroMatrix):
+        return {}
     if isinstance(expr, OneMatrix):
         halves = OneMatrix(expr.rows, 1), OneMatrix(1, expr.cols)
         return {tuple(half for half in halves if half.shape != (1, 1)): sp.S.One}
-    if isinstance(expr, Transpose): return {_back(word): c for word, c in words(expr.arg).items()}
+    if isinstance(expr, Transpose):
+        return {_back(word): c for word, c in words(expr.arg).items()}
     if isinstance(expr, MatMul):
-        for x, y in pairwise(x for x in expr.args if x.is_Matrix): _check(x.cols == y.rows, x, y)
+        for x, y in pairwise(x for x in expr.args if x.is_Matrix):
+            _check(x.cols == y.rows, x, y)
         return _join(words(x) for x in expr.args)
     if isinstance(expr, MatPow) and expr.exp.is_Integer and expr.exp > 0:
         return words(MatMul(*[expr.base] * int(expr.exp)))
@@ -65,7 +73,8 @@ def words(
         total = defaultdict(lambda: sp.S.Zero)
         for term in expr.args:
             _check(term.shape == expr.shape, expr.args[0], term)
-            for word, c in words(term).items(): total[word] += c
+            for word, c in words(term).items():
+                total[word] += c
         return total
     raise TypeError(f"words knows sums, products, powers and transposes, not {type(expr).__name__}")
 
@@ -73,6 +82,7 @@ def words(
 @dataclass(frozen=True)
 class Facts:
     "What a proof assumes about its letters; facts are joined with `|`."
+
     symmetric: tuple = ()  # letters with Xᵀ = X
     rules: dict = field(default_factory=dict)  # {product or trace: what it equals}
 
@@ -94,7 +104,8 @@ class Facts:
             fits = v == 0 or getattr(v, "shape", u.shape[::-1]) == u.shape
             _check(fits, u, sp.sympify(v) * Identity(u.rows))
             left, right = words(u), words(v)
-            if [*left.values()] != [1]: raise ValueError("the left side of a rule is one product, times 1")
+            if [*left.values()] != [1]:
+                raise ValueError("the left side of a rule is one product, times 1")
             turned = [{_back(word): c for word, c in total.items()} for total in (left, right)]
             there, back = [(*self.spell(x), self.spell(y)) for x, y in ((left, right), turned)]
             pairs += [there] if {back[0]} == {*there[1]} else [there, back]
@@ -128,11 +139,14 @@ def rewrite(
     "Apply rules until none fits."
     done, todo = defaultdict(lambda: sp.S.Zero), dict(facts.spell(total))
     for _ in range(limit):
-        if not todo: return {word: c for word, c in done.items() if sp.cancel(c) != 0}
+        if not todo:
+            return {word: c for word, c in done.items() if sp.cancel(c) != 0}
         word, c = todo.popitem()
         step = _step(word, facts, ring)
-        if step is None: done[word] += c
-        for w, factor in (step or {}).items(): todo[w] = todo.get(w, 0) + c * factor
+        if step is None:
+            done[word] += c
+        for w, factor in (step or {}).items():
+            todo[w] = todo.get(w, 0) + c * factor
     raise ValueError(f"still rewriting after {limit} steps: the rules go round in circles")
 
 # %% ../nbs/01_proofs.ipynb #82ba04ac
@@ -142,7 +156,7 @@ def _trace(matrix, facts):
     ring = words(matrix)
     total = ring.pop((), 0) * matrix.rows
     for word, c in rewrite(ring, facts, ring=True).items():
-        turned, = facts.spell({_back(word): 1})
+        (turned,) = facts.spell({_back(word): 1})
         turns = [w[i:] + w[:i] for w in (word, turned) for i in range(len(word))]
         first = min(turns, key=lambda turn: [(str(x), str(x.shape)) for x in turn], default=())
         total += c * (Trace(MatMul(*first).doit()) if word else 1)
@@ -171,7 +185,8 @@ def equal(
 ) -> bool:  # True is a proof; False says only that these facts do not show it
     "Do the facts show that left = right?"
     rest = normal_form(left - right, facts)
-    if getattr(rest, "is_Matrix", False): return rest.is_ZeroMatrix is True
+    if getattr(rest, "is_Matrix", False):
+        return rest.is_ZeroMatrix is True
     return sp.cancel(rest) == 0
 
 # %% ../nbs/01_proofs.ipynb #bc578485
@@ -183,7 +198,8 @@ def _bare(letter):
 def _facing(ring, i):
     "A ring turned, and transposed if need be, so that its i-th letter leads without a transpose sign."
     ring = ring[i:] + ring[:i]
-    if not isinstance(ring[0], Transpose): return ring
+    if not isinstance(ring[0], Transpose):
+        return ring
     ring = _back(ring)
     return ring[-1:] + ring[:-1]
 
@@ -192,19 +208,25 @@ def _paired(rings, moments):
     "The mean of a product of traces: the first random letter is paired with each of the others."
     places = [(k, i) for k, ring in enumerate(rings) for i in range(len(ring))]
     random = [(k, i) for k, i in places if any(_bare(rings[k][i]) in pair for pair in moments)]
-    if not random: return sp.prod([Trace(MatMul(*ring)) for ring in rings])
+    if not random:
+        return sp.prod([Trace(MatMul(*ring)) for ring in rings])
     k, i = random[0]
     A, *X = _facing(rings[k], i)
     rest, total = rings[:k] + rings[k + 1 :], sp.S.Zero
     for j, x in enumerate(X):
-        if not (M := moments.get((A, _bare(x)))): continue
+        if not (M := moments.get((A, _bare(x)))):
+            continue
         left, right = _back(X[:j]) + M, tuple(X[j + 1 :])
-        if not isinstance(x, Transpose): total += _paired([*rest, left + right], moments)
-        elif right: total += _paired([*rest, left, right], moments)
-        else: total += _paired([*rest, left], moments) * A.rows
+        if not isinstance(x, Transpose):
+            total += _paired([*rest, left + right], moments)
+        elif right:
+            total += _paired([*rest, left, right], moments)
+        else:
+            total += _paired([*rest, left], moments) * A.rows
     for k, ring in enumerate(rest):
         for j, x in enumerate(ring):
-            if not (M := moments.get((A, _bare(x)))): continue
+            if not (M := moments.get((A, _bare(x)))):
+                continue
             _, *Y = _facing(ring, j)
             total += _paired([*rest[:k], *rest[k + 1 :], _back(X) + M + tuple(Y)], moments)
     return total
@@ -218,13 +240,16 @@ def expectation(
     "Isserlis' theorem for traces of Gaussian matrices, at any size."
     both = {}
     for (A, B), M in moments.items():
-        if () in words(M) or [*words(M).values()] != [1]: raise ValueError(f"covariance {M}: expected a letter, or a product of letters")
+        if () in words(M) or [*words(M).values()] != [1]:
+            raise ValueError(f"covariance {M}: expected a letter, or a product of letters")
         (both[A, B],), (both[B, A],) = words(M), words(M.T)
     total = sp.S.Zero
     for term in sp.Add.make_args(sp.expand(normal_form(expr, facts))):
         number, rings = sp.S.One, []
         for base, power in (factor.as_base_exp() for factor in sp.Mul.make_args(term)):
-            if isinstance(base, Trace): rings += [*words(base.arg)] * int(power)
-            else: number *= base**power
+            if isinstance(base, Trace):
+                rings += [*words(base.arg)] * int(power)
+            else:
+                number *= base**power
         total += number * _paired(rings, both)
     return normal_form(total, facts)

@@ -43,98 +43,135 @@ from .unpickling import map_npy
 # %% ../nbs/11_recordings.ipynb #9a580162
 def _time_column(path: Path, head: list[str]) -> int:
     at = [k for k, name in enumerate(head) if name.lower() in ("time", "timestamp")]
-    if len(at) != 1: raise bad(path, "heading", f"{len(at)} columns time or timestamp", "one")
+    if len(at) != 1:
+        raise bad(path, "heading", f"{len(at)} columns time or timestamp", "one")
     return at[0]
 
-def _vision_csv(path: Path) -> Float[np.ndarray, "m d"]: # time first
+
+def _vision_csv(path: Path) -> Float[np.ndarray, "m d"]:  # time first
     "The table, time moved to the front."
     head, rows, number = read_table(path)
     at, found = _time_column(path, head), []
     for line, cells in rows:
-        try: found.append([number(cell) for cell in (cells[at], *cells[:at], *cells[at + 1:])])
-        except ValueError as error: raise bad(path, f"line {line}", error, "numbers") from None
+        try:
+            found.append([number(cell) for cell in (cells[at], *cells[:at], *cells[at + 1 :])])
+        except ValueError as error:
+            raise bad(path, f"line {line}", error, "numbers") from None
     return np.array(found).reshape(len(found), len(head))
 
+
 def vision_columns(
-    path: str | Path, # as in `read_vision`
-) -> tuple[str, ...]: # none of an .npy
+    path: str | Path,  # as in `read_vision`
+) -> tuple[str, ...]:  # none of an .npy
     "The names of a user's features."
-    if Path(path).suffix.lower() != ".csv": return ()
+    if Path(path).suffix.lower() != ".csv":
+        return ()
     head = read_table(path)[0]
     at = _time_column(Path(path), head)
-    return (*head[:at], *head[at + 1:])
+    return (*head[:at], *head[at + 1 :])
 
 # %% ../nbs/11_recordings.ipynb #78a2b65f
 def read_vision(
-    path: str | Path, # .csv with a column time or timestamp, or .npy with the time in its first column
-) -> Float[np.ndarray, "m d"]: # time in seconds, then the features, in order of time
+    path: str | Path,  # .csv with a column time or timestamp, or .npy with the time in its first column
+) -> Float[np.ndarray, "m d"]:  # time in seconds, then the features, in order of time
     "A user's features, a time a row."
     path = Path(path)
-    if path.suffix.lower() not in (".csv", ".npy"): raise bad(path, "vision", f"a name ending in {path.suffix!r}", ".csv or .npy")
+    if path.suffix.lower() not in (".csv", ".npy"):
+        raise bad(path, "vision", f"a name ending in {path.suffix!r}", ".csv or .npy")
     try:
-        if path.stat().st_size > 2**29: raise bad(path, "vision", f"{path.stat().st_size} bytes", f"at most {2**29}")
+        if path.stat().st_size > 2**29:
+            raise bad(path, "vision", f"{path.stat().st_size} bytes", f"at most {2**29}")
         values = _vision_csv(path) if path.suffix.lower() == ".csv" else map_npy(path)
-    except DataError: raise
-    except FileNotFoundError: raise bad(path, "vision", "no such file", "a table of features") from None
-    except Exception as error: # whatever a damaged byte leads to
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise bad(path, "vision", "no such file", "a table of features") from None
+    except Exception as error:  # whatever a damaged byte leads to
         raise bad(path, "vision", f"a damaged file ({type(error).__name__}: {error})", "a whole one") from None
     if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.dtype.kind not in "iuf":
         raise bad(path, "vision", f"shape {values.shape} of {values.dtype}", "(rows, 1 + d) numbers, time first")
     values = np.array(values, dtype=np.float64)
     wrong = np.flatnonzero(~(np.abs(values) < 1e30).all(1))
-    if len(wrong): raise bad(path, "vision", f"a number that is not finite in row {wrong[0]}", "numbers below 1e30")
+    if len(wrong):
+        raise bad(path, "vision", f"a number that is not finite in row {wrong[0]}", "numbers below 1e30")
     return values[values[:, 0].argsort(kind="stable")]
 
 # %% ../nbs/11_recordings.ipynb #6fed4791
-def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]: # (steps, d) a cue
+def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]:  # (steps, d) a cue
     "The rows of each cue; a row of zeros where there is none."
     first, last = (np.searchsorted(table[:, 0], [span[k] for span in spans]) for k in (0, 1))
     none = np.zeros((1, table.shape[1] - 1))
     return [torch.from_numpy(table[a:b, 1:] if a < b else none).float() for a, b in zip(first, last, strict=True)]
+
 
 def _vision_of(path: Path, spans, last: float, notes: list[str]) -> Steps:
     "The rows of each cue, if the table's clock is the recording's."
     found, end = _between(table := read_vision(path), spans), table[-1, 0]
     lone = sum(bool((rows == 0).all()) for rows in found)
     clock = f"times from {table[0, 0]:g} to {end:g}"
-    if end > 3 * last + 1: raise bad(path, "vision", clock, f"seconds of a recording of {last:.1f} s")
-    if lone == len(found): raise bad(path, "vision", f"{clock}, and no row that is not 0 in any cue", f"rows from {spans[0][0]:g} s on")
-    if lone: notes.append(f"{path.name}: {lone} of {len(found)} cues have no row; they count as not seen")
+    if end > 3 * last + 1:
+        raise bad(path, "vision", clock, f"seconds of a recording of {last:.1f} s")
+    if lone == len(found):
+        raise bad(path, "vision", f"{clock}, and no row that is not 0 in any cue", f"rows from {spans[0][0]:g} s on")
+    if lone:
+        notes.append(f"{path.name}: {lone} of {len(found)} cues have no row; they count as not seen")
     return sequences(found)
 
 # %% ../nbs/11_recordings.ipynb #69e1ad53
 @dataclass(frozen=True, eq=False)
 class Recording:
     "The clips of one recording, and when each of them is."
+
     name: str
-    start: Float[Tensor, " n"] # seconds
+    start: Float[Tensor, " n"]  # seconds
     end: Float[Tensor, " n"]
-    clips: Split # ids "NAME_NUMBER"; inputs as they come, not scaled; label nan where unknown
-    parts: tuple[str, ...] = () # the split each clip is to go to, where the labels say so
-    columns: dict[str, tuple[str, ...]] = field(default_factory=dict) # names of a modality's columns, where they are known
-    notes: tuple[str, ...] = () # what was left out or changed on the way in
-    def __len__(self) -> int: return len(self.clips)
-    def timed(self,
-        rows: list[dict], # one a clip, as `dmsil.prediction.predict_clips` makes them
-    ) -> list[dict]: # the same with start and end behind the clip's name, and its words at the end
+    clips: Split  # ids "NAME_NUMBER"; inputs as they come, not scaled; label nan where unknown
+    parts: tuple[str, ...] = ()  # the split each clip is to go to, where the labels say so
+    columns: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # names of a modality's columns, where they are known
+    notes: tuple[str, ...] = ()  # what was left out or changed on the way in
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def timed(
+        self,
+        rows: list[dict],  # one a clip, as `dmsil.prediction.predict_clips` makes them
+    ) -> list[dict]:  # the same with start and end behind the clip's name, and its words at the end
         "When each clip is, and what is said in it, beside what was found."
         number, words = lambda v: round(float(v), 3), self.clips.inputs["text"].strings
-        spans = [{"start": number(a), "end": number(b)} for a, b in zip(self.start.tolist(), self.end.tolist(), strict=True)]
-        return [{"clip": row["clip"]} | span | row | {"words": said} for row, span, said in zip(rows, spans, words, strict=True)]
+        spans = [
+            {"start": number(a), "end": number(b)} for a, b in zip(self.start.tolist(), self.end.tolist(), strict=True)
+        ]
+        return [
+            {"clip": row["clip"]} | span | row | {"words": said}
+            for row, span, said in zip(rows, spans, words, strict=True)
+        ]
 
 # %% ../nbs/11_recordings.ipynb #00bb2566
-def _vote(path: Path, line: int, row: dict, number, cues: dict[int, int]) -> tuple[int, float, str]: # which cue, label, split
+def _vote(
+    path: Path, line: int, row: dict, number, cues: dict[int, int]
+) -> tuple[int, float, str]:  # which cue, label, split
     "A line of a table of labels."
     at, numbers = f"line {line}", f"{min(cues)} to {max(cues)}"
-    try: k, y = int(row["cue"]), number(row["label"])
-    except ValueError: raise bad(path, at, ", ".join(row.values()), "the number of a cue with words, and a label") from None
-    if k not in cues: raise bad(path, at, f"cue {k}", f"the number of a cue with words; this transcript has {numbers}, {len(cues)} of them")
-    if not abs(y) <= 3: raise bad(path, at, row["label"], "a label within ±3")
+    try:
+        k, y = int(row["cue"]), number(row["label"])
+    except ValueError:
+        raise bad(path, at, ", ".join(row.values()), "the number of a cue with words, and a label") from None
+    if k not in cues:
+        raise bad(
+            path, at, f"cue {k}", f"the number of a cue with words; this transcript has {numbers}, {len(cues)} of them"
+        )
+    if not abs(y) <= 3:
+        raise bad(path, at, row["label"], "a label within ±3")
     split = row.get("split", "")
-    if "split" in row and split not in ("train", "valid", "test"): raise bad(path, at, repr(split), "train, valid or test")
+    if "split" in row and split not in ("train", "valid", "test"):
+        raise bad(path, at, repr(split), "train, valid or test")
     return cues[k], y, split
 
-def _labelled(path: Path, cues: list[Cue], notes: list[str]) -> tuple[list[float], tuple[str, ...]]: # labels, splits
+
+def _labelled(path: Path, cues: list[Cue], notes: list[str]) -> tuple[list[float], tuple[str, ...]]:  # labels, splits
     "Labels by the number of the cue; of several raters, their mean."
     head, rows, number = read_table(path)
     if not {"cue", "label"} <= set(head):
@@ -142,10 +179,12 @@ def _labelled(path: Path, cues: list[Cue], notes: list[str]) -> tuple[list[float
     votes, parts, place = [[] for _ in cues], [""] * len(cues), {cue.number: k for k, cue in enumerate(cues)}
     for line, cells in rows:
         k, y, split = _vote(path, line, dict(zip(head, cells, strict=True)), number, place)
-        if votes[k] and split != parts[k]: raise bad(path, f"line {line}", f"cue {cues[k].number} in {split} and in {parts[k]}", "one split")
+        if votes[k] and split != parts[k]:
+            raise bad(path, f"line {line}", f"cue {cues[k].number} in {split} and in {parts[k]}", "one split")
         votes[k].append(y)
         parts[k] = split
-    if several := sum(len(vote) > 1 for vote in votes): notes.append(f"{path.name}: {several} cues have several labels; their mean is taken")
+    if several := sum(len(vote) > 1 for vote in votes):
+        notes.append(f"{path.name}: {several} cues have several labels; their mean is taken")
     labels = [sum(vote) / len(vote) if vote else math.nan for vote in votes]
     return labels, tuple(parts) if "split" in head else ()
 
@@ -154,22 +193,28 @@ def _within(cues: list[Cue], last: float, transcript: str, media: str) -> list[C
     "The cues, none beyond the end of the sound."
     for cue in cues:
         if cue.start >= last:
-            raise bad(transcript, f"cue {cue.number}", f"a start at {cue.start:g} s", f"one before {media} ends at {last:.2f} s")
+            raise bad(
+                transcript,
+                f"cue {cue.number}",
+                f"a start at {cue.start:g} s",
+                f"one before {media} ends at {last:.2f} s",
+            )
     return [replace(cue, end=min(cue.end, last)) for cue in cues]
 
 # %% ../nbs/11_recordings.ipynb #f8386dfc
 def features(
-    media: str | Path, # a sound file, or a video with a sound track
-    transcript: str | Path, # as in `read_transcript`
-    vision: str | Path | None = None, # as in `read_vision`
-    labels: str | Path | None = None, # a CSV table cue,label[,split]
-    name: str = "", # of the recording; empty: the file's
-    audio: bool = True, # measure the voice, which needs opensmile
-) -> Recording: # text, audio, timing, and vision where it is given
+    media: str | Path,  # a sound file, or a video with a sound track
+    transcript: str | Path,  # as in `read_transcript`
+    vision: str | Path | None = None,  # as in `read_vision`
+    labels: str | Path | None = None,  # a CSV table cue,label[,split]
+    name: str = "",  # of the recording; empty: the file's
+    audio: bool = True,  # measure the voice, which needs opensmile
+) -> Recording:  # text, audio, timing, and vision where it is given
     "What a model reads in a recording."
     media, transcript, notes = Path(media), Path(transcript), []
     cues, x = read_transcript(transcript, notes), read_audio(media, notes=notes)
-    if math.isnan(cues[0].start): cues = place_lines(cues, x, media.name)
+    if math.isnan(cues[0].start):
+        cues = place_lines(cues, x, media.name)
     cues, quiet, columns = _within(cues, len(x) / RATE, transcript.name, media.name), silences(x), {}
     spans = [(cue.start, cue.end) for cue in cues]
     inputs = {"text": Texts(tuple(cue.text for cue in cues))} | ({"audio": Vectors(voice(x, spans))} if audio else {})
@@ -188,20 +233,31 @@ _KIND = "dmsil recording 1"
 
 # %% ../nbs/11_recordings.ipynb #bb4b653a
 def save_recording(
-    recording: Recording, # from `features`
-    path: str | Path, # ending in .safetensors
-) -> Path: # the same path
+    recording: Recording,  # from `features`
+    path: str | Path,  # ending in .safetensors
+) -> Path:  # the same path
     "Write a recording's clips; the old file or the new one, never half of it."
     from safetensors.torch import save_file
+
     path, clips = Path(path), recording.clips
-    if path.suffix != ".safetensors": raise bad(path, "", f"a name ending in {path.suffix!r}", ".safetensors")
+    if path.suffix != ".safetensors":
+        raise bad(path, "", f"a name ending in {path.suffix!r}", ".safetensors")
     tensors = {"start": recording.start, "end": recording.end, "labels": clips.labels}
     for s, x in clips.inputs.items():
-        if not isinstance(x, Texts): tensors[f"inputs.{s}"] = x.values
-        if isinstance(x, Steps): tensors[f"lengths.{s}"] = x.lengths
-    told = {"kind": _KIND, "name": recording.name, "ids": json.dumps(clips.ids), "parts": json.dumps(recording.parts),
-            "text": json.dumps(clips.inputs["text"].strings), "modalities": json.dumps(list(clips.inputs)),
-            "columns": json.dumps(recording.columns), "notes": json.dumps(recording.notes)}
+        if not isinstance(x, Texts):
+            tensors[f"inputs.{s}"] = x.values
+        if isinstance(x, Steps):
+            tensors[f"lengths.{s}"] = x.lengths
+    told = {
+        "kind": _KIND,
+        "name": recording.name,
+        "ids": json.dumps(clips.ids),
+        "parts": json.dumps(recording.parts),
+        "text": json.dumps(clips.inputs["text"].strings),
+        "modalities": json.dumps(list(clips.inputs)),
+        "columns": json.dumps(recording.columns),
+        "notes": json.dumps(recording.notes),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p, told))
     return path
@@ -209,58 +265,96 @@ def save_recording(
 # %% ../nbs/11_recordings.ipynb #28cfc0f2
 def _strings(told: dict, field: str, n: int | None) -> tuple[str, ...]:
     values = json.loads(told[field]) if isinstance(told[field], str) else told[field]
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values): raise ValueError(f"{field} is no list of strings")
-    if n is not None and len(values) != n: raise ValueError(f"{len(values)} {field} for {n} clips")
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"{field} is no list of strings")
+    if n is not None and len(values) != n:
+        raise ValueError(f"{len(values)} {field} for {n} clips")
     return tuple(values)
 
 # %% ../nbs/11_recordings.ipynb #7ec89bf6
 def _input(tensors: dict, s: str, n: int) -> Vectors | Steps:
     values, lengths = tensors[f"inputs.{s}"], tensors.get(f"lengths.{s}")
-    if values.dtype != torch.float32 or values.ndim != (2 if lengths is None else 3) or len(values) != n or 0 in values.shape:
+    if (
+        values.dtype != torch.float32
+        or values.ndim != (2 if lengths is None else 3)
+        or len(values) != n
+        or 0 in values.shape
+    ):
         raise ValueError(f"{s} has shape {tuple(values.shape)} of {values.dtype}")
-    if not values.isfinite().all(): raise ValueError(f"{s} has numbers that are not finite")
-    if lengths is None: return Vectors(values)
-    if lengths.dtype != torch.int64 or lengths.shape != (n,) or not ((lengths >= 1) & (lengths <= values.shape[1])).all():
+    if not values.isfinite().all():
+        raise ValueError(f"{s} has numbers that are not finite")
+    if lengths is None:
+        return Vectors(values)
+    if (
+        lengths.dtype != torch.int64
+        or lengths.shape != (n,)
+        or not ((lengths >= 1) & (lengths <= values.shape[1])).all()
+    ):
         raise ValueError(f"{s} has lengths outside 1 to {values.shape[1]}")
     return Steps(values, lengths)
 
 # %% ../nbs/11_recordings.ipynb #ee147615
 def _checked_recording(told: dict, tensors: dict[str, Tensor]) -> Recording:
-    if told.get("kind") != _KIND: raise ValueError(f"kind {str(told.get('kind'))[:30]!r}")
+    if told.get("kind") != _KIND:
+        raise ValueError(f"kind {str(told.get('kind'))[:30]!r}")
     labels, start, end = (tensors[key] for key in ("labels", "start", "end"))
     n = len(labels)
     for key, x in (("labels", labels), ("start", start), ("end", end)):
-        if x.dtype != torch.float32 or x.shape != (n,) or not n: raise ValueError(f"{key} has shape {tuple(x.shape)} of {x.dtype}")
-    if not ((start >= 0) & (start < end)).all() or (labels.abs() > 3).any(): raise ValueError("times or labels out of range")
+        if x.dtype != torch.float32 or x.shape != (n,) or not n:
+            raise ValueError(f"{key} has shape {tuple(x.shape)} of {x.dtype}")
+    if not ((start >= 0) & (start < end)).all() or (labels.abs() > 3).any():
+        raise ValueError("times or labels out of range")
     ids, texts, parts = _strings(told, "ids", n), _strings(told, "text", n), _strings(told, "parts", None)
-    if len(set(ids)) < n or len(parts) not in (0, n): raise ValueError("an id twice, or splits for other clips")
+    if len(set(ids)) < n or len(parts) not in (0, n):
+        raise ValueError("an id twice, or splits for other clips")
     names = _strings(told, "modalities", None)
     inputs = {s: Texts(texts) if s == "text" else _input(tensors, s, n) for s in names}
-    columns = {s: _strings(json.loads(told["columns"]), s, None) for s in json.loads(told["columns"])} if "columns" in told else {}
+    columns = (
+        {s: _strings(json.loads(told["columns"]), s, None) for s in json.loads(told["columns"])}
+        if "columns" in told
+        else {}
+    )
     for s, found in columns.items():
-        if len(found) != inputs[s].values.shape[-1]: raise ValueError(f"{len(found)} names of {s}")
-    return Recording(told["name"], start, end, Split(ids, inputs, labels), parts, columns, _strings(told, "notes", None) if "notes" in told else ())
+        if len(found) != inputs[s].values.shape[-1]:
+            raise ValueError(f"{len(found)} names of {s}")
+    return Recording(
+        told["name"],
+        start,
+        end,
+        Split(ids, inputs, labels),
+        parts,
+        columns,
+        _strings(told, "notes", None) if "notes" in told else (),
+    )
 
 # %% ../nbs/11_recordings.ipynb #7c7a2ff5
 def load_recording(
-    path: str | Path, # from `save_recording`
+    path: str | Path,  # from `save_recording`
 ) -> Recording:
     "Read a recording's clips, and check them."
     from safetensors import safe_open
+
     path = Path(path)
-    if not path.is_file(): raise bad(path, "", "no such file", "a file that dmsil features made")
+    if not path.is_file():
+        raise bad(path, "", "no such file", "a file that dmsil features made")
     try:
         with safe_open(path, "pt") as opened:
             return _checked_recording(opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()})
-    except Exception as error: # whatever a damaged byte leads to
-        raise bad(path, "", f"no whole recording ({type(error).__name__}: {error})", "a file that dmsil features made") from None
+    except Exception as error:  # whatever a damaged byte leads to
+        raise bad(
+            path, "", f"no whole recording ({type(error).__name__}: {error})", "a file that dmsil features made"
+        ) from None
 
 # %% ../nbs/11_recordings.ipynb #d5ae6d14
-def _moments(x: Vectors | Steps) -> tuple[list[float], list[float]]: # mean and deviation; 0 for a column that never moves
+def _moments(
+    x: Vectors | Steps,
+) -> tuple[list[float], list[float]]:  # mean and deviation; 0 for a column that never moves
     "μ and σ of each column, over the steps that were seen."
     rows = x.values.double()
-    if isinstance(x, Steps): rows = rows[(torch.arange(rows.shape[1]) < x.lengths[:, None]) & (rows != 0).any(2)]
-    if not len(rows): rows = torch.zeros(1, x.values.shape[-1])
+    if isinstance(x, Steps):
+        rows = rows[(torch.arange(rows.shape[1]) < x.lengths[:, None]) & (rows != 0).any(2)]
+    if not len(rows):
+        rows = torch.zeros(1, x.values.shape[-1])
     mean, std = column_moments(rows)
     return mean.tolist(), torch.where(std.isinf(), 0, std).tolist()
 
@@ -268,20 +362,27 @@ def _moments(x: Vectors | Steps) -> tuple[list[float], list[float]]: # mean and 
 def _joined(recordings: list[Recording], s: str, keep: Tensor, names: tuple[str, ...] = ()) -> Texts | Vectors | Steps:
     "One modality of several recordings, a row a labelled clip."
     xs = [r.clips.inputs[s] for r in recordings]
-    if isinstance(xs[0], Texts): return Texts(sum((x.strings for x in xs), ())).take(keep)
+    if isinstance(xs[0], Texts):
+        return Texts(sum((x.strings for x in xs), ())).take(keep)
     xs = [in_order(x, r.columns.get(s, ()), names, r.name, s) for x, r in zip(xs, recordings, strict=True)]
-    if isinstance(xs[0], Vectors): return Vectors(torch.cat([x.values for x in xs])).take(keep)
+    if isinstance(xs[0], Vectors):
+        return Vectors(torch.cat([x.values for x in xs])).take(keep)
     return sequences([row[:k] for x in xs for row, k in zip(x.values, x.lengths.tolist(), strict=True)]).take(keep)
 
 # %% ../nbs/11_recordings.ipynb #598d698d
-def _dealt(recordings: list[Recording], keep: Tensor, file: str) -> list[str]: # a split for each labelled clip
+def _dealt(recordings: list[Recording], keep: Tensor, file: str) -> list[str]:  # a split for each labelled clip
     "As the labels' tables say, or whole recordings."
     said = [r.parts for r in recordings]
-    if all(said): return [sum(said, ())[k] for k in keep.tolist()]
-    if any(said): raise bad(file, "split", f"splits in {sum(map(bool, said))} of {len(said)} recordings", "splits in all or in none")
+    if all(said):
+        return [sum(said, ())[k] for k in keep.tolist()]
+    if any(said):
+        raise bad(
+            file, "split", f"splits in {sum(map(bool, said))} of {len(said)} recordings", "splits in all or in none"
+        )
     owner = [k for k, r in enumerate(recordings) for _ in range(len(r))]
     groups = [owner[k] for k in keep.tolist()]
-    if len(set(groups)) < 3: raise bad(file, "", f"{len(set(groups))} recordings with labels", "at least 3, or a column split")
+    if len(set(groups)) < 3:
+        raise bad(file, "", f"{len(set(groups))} recordings with labels", "at least 3, or a column split")
     return group_splits(groups)
 
 # %% ../nbs/11_recordings.ipynb #dbe67898
@@ -292,48 +393,76 @@ def _left_out(recordings: list[Recording], names: list[str]) -> list[str]:
 
 # %% ../nbs/11_recordings.ipynb #f9b61008
 def recorded_clips(
-    where: str | Path, # a folder of .safetensors files from `save_recording`, or one such file
-    scale: dict[str, tuple[list[float], list[float]]] | None = None, # of a run, mean and deviation of each column; None: those of train
-) -> Clips: # the labelled clips, audio and vision scaled
+    where: str | Path,  # a folder of .safetensors files from `save_recording`, or one such file
+    scale: dict[str, tuple[list[float], list[float]]]
+    | None = None,  # of a run, mean and deviation of each column; None: those of train
+) -> Clips:  # the labelled clips, audio and vision scaled
     "Labelled recordings as clips to train on."
     where = Path(where)
     files = sorted(where.glob("*.safetensors")) if where.is_dir() else [where]
-    if not files: raise bad(where, "", "no .safetensors file", "recordings that dmsil features made")
+    if not files:
+        raise bad(where, "", "no .safetensors file", "recordings that dmsil features made")
     recordings = [load_recording(file) for file in files]
     keep = torch.cat([~r.clips.labels.isnan() for r in recordings]).nonzero()[:, 0]
-    if not len(keep): raise bad(where, "labels", "none", "labels; dmsil features --labels LABELS.csv")
+    if not len(keep):
+        raise bad(where, "labels", "none", "labels; dmsil features --labels LABELS.csv")
     names = [s for s in recordings[0].clips.inputs if all(s in r.clips.inputs for r in recordings)]
     for s in names:
         kinds = {kind_of(r.clips.inputs[s]) for r in recordings}
-        if len(kinds) > 1: raise bad(where, s, " and ".join(sorted(kinds)), "the same features in every recording")
+        if len(kinds) > 1:
+            raise bad(where, s, " and ".join(sorted(kinds)), "the same features in every recording")
     columns = {s: found for s, found in next((r.columns for r in recordings if r.columns), {}).items() if s in names}
-    parts, inputs = np.array(_dealt(recordings, keep, where.name)), {s: _joined(recordings, s, keep, columns.get(s, ())) for s in names}
+    parts, inputs = (
+        np.array(_dealt(recordings, keep, where.name)),
+        {s: _joined(recordings, s, keep, columns.get(s, ())) for s in names},
+    )
     rows = {name: torch.from_numpy(np.flatnonzero(parts == name)) for name in ("train", "valid", "test")}
     for name, r in rows.items():
-        if not len(r): raise DataError.at(where.name, name, "", "no clip", "at least one in train, valid and test")
-    scale = {s: (scale or {}).get(s) or _moments(inputs[s].take(rows["train"])) for s in ("audio", "vision") if s in names}
+        if not len(r):
+            raise DataError.at(where.name, name, "", "no clip", "at least one in train, valid and test")
+    scale = {
+        s: (scale or {}).get(s) or _moments(inputs[s].take(rows["train"])) for s in ("audio", "vision") if s in names
+    }
     inputs |= {s: scaled(inputs[s], moments) for s, moments in scale.items()}
-    ids, labels = Texts(sum((r.clips.ids for r in recordings), ())).take(keep), torch.cat([r.clips.labels for r in recordings])[keep]
-    notes = (*(note for r in recordings for note in r.notes), f"{sum(map(len, recordings)) - len(keep)} clips without a label left out",
-             "audio, vision: scaled by mean and deviation, cut at ±5", *_left_out(recordings, names))
-    def part(r): return Split(ids.take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r])
-    return checked_clips(Clips(where.stem, *map(part, rows.values()), notes=notes, scale=scale, columns=columns), where.name)
+    ids, labels = (
+        Texts(sum((r.clips.ids for r in recordings), ())).take(keep),
+        torch.cat([r.clips.labels for r in recordings])[keep],
+    )
+    notes = (
+        *(note for r in recordings for note in r.notes),
+        f"{sum(map(len, recordings)) - len(keep)} clips without a label left out",
+        "audio, vision: scaled by mean and deviation, cut at ±5",
+        *_left_out(recordings, names),
+    )
+
+    def part(r):
+        return Split(ids.take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r])
+
+    return checked_clips(
+        Clips(where.stem, *map(part, rows.values()), notes=notes, scale=scale, columns=columns), where.name
+    )
 
 # %% ../nbs/11_recordings.ipynb #b0b23cc6
 def _arrays(words: tuple[str, ...]) -> dict[str, str]:
     "`audio=a.npy` as a name and a file."
     for word in words:
-        if not re.fullmatch(r"\w+=.+", word): raise DataError.at("arrays", "", "", word, "a modality and its file, such as audio=a.npy")
+        if not re.fullmatch(r"\w+=.+", word):
+            raise DataError.at("arrays", "", "", word, "a modality and its file, such as audio=a.npy")
     return dict(word.split("=", 1) for word in words)
 
+
 def open_data(
-    data: str | Path, # as in `open_clips`; a CSV table; or a folder of recordings, or one ending in .safetensors
-    scale: dict | None = None, # of recordings, as in `recorded_clips`
-    arrays: tuple[str, ...] = (), # beside a CSV table, such as "audio=a.npy": their columns get mean 0 and deviation 1 over train
-    **options, # as in `open_clips`
+    data: str | Path,  # as in `open_clips`; a CSV table; or a folder of recordings, or one ending in .safetensors
+    scale: dict | None = None,  # of recordings, as in `recorded_clips`
+    arrays: tuple[
+        str, ...
+    ] = (),  # beside a CSV table, such as "audio=a.npy": their columns get mean 0 and deviation 1 over train
+    **options,  # as in `open_clips`
 ) -> Clips:
     "Clips from any source, recordings and tables among them."
-    if Path(data).suffix.lower() == ".csv": return clips_from_table(data, _arrays(arrays), standardise=bool(arrays), **options)
-    if arrays: raise DataError.at(Path(data).name, "", "arrays", few(arrays), "a CSV table that they belong to")
+    if Path(data).suffix.lower() == ".csv":
+        return clips_from_table(data, _arrays(arrays), standardise=bool(arrays), **options)
+    if arrays:
+        raise DataError.at(Path(data).name, "", "arrays", few(arrays), "a CSV table that they belong to")
     recorded = str(data) not in ("mosi", "synthetic") and (Path(data).is_dir() or Path(data).suffix == ".safetensors")
     return recorded_clips(data, scale) if recorded else open_clips(data, **options)

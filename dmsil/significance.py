@@ -57,8 +57,10 @@ def flip_max_t(
     "Westfall and Young's correction, with the signs of whole seeds flipped: all 2^n, or 4,095 drawn ones beyond 12 seeds."
     d = torch.as_tensor(differences, dtype=torch.float64)
     n = d.shape[1]
-    if n < 2: return [math.nan] * len(d)
-    if n <= 12: flips = torch.tensor(list(product((1.0, -1.0), repeat=n)), dtype=torch.float64)
+    if n < 2:
+        return [math.nan] * len(d)
+    if n <= 12:
+        flips = torch.tensor(list(product((1.0, -1.0), repeat=n)), dtype=torch.float64)
     else:
         drawn = torch.randint(0, 2, (4095, n), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
         flips = torch.cat([torch.ones(1, n), drawn]).double()

@@ -49,7 +49,9 @@ def varied(
             raise DataError(f"vary: {'~'.join(pair)} is no pair of {', '.join(modalities)}")
     pairs = [pair for pair in known if not vary or pair in map(tuple, vary) or pair[::-1] in map(tuple, vary)]
     if 3 ** len(pairs) > MOST_CELLS:
-        raise DataError(f"vary: {len(pairs)} pairs have {3 ** len(pairs):,} sign patterns, a grid trains at most {MOST_CELLS}; name up to 6 pairs to vary")
+        raise DataError(
+            f"vary: {len(pairs)} pairs have {3 ** len(pairs):,} sign patterns, a grid trains at most {MOST_CELLS}; name up to 6 pairs to vary"
+        )
     return pairs
 
 # %% ../nbs/21_stack.ipynb #38cbfec0
@@ -69,7 +71,9 @@ class _Cell(nn.Module):
             W = {s: made.weights(s, rows) for s in made.labels}
         terms = self.alignment(out.aligned)
         signed = sum(w * term for w, term in zip(weights, terms.by_pair.values(), strict=True))
-        loss = multitask_loss(out.predictions, labels, W, replace(terms, total=signed + whitening * terms.whitening)).total
+        loss = multitask_loss(
+            out.predictions, labels, W, replace(terms, total=signed + whitening * terms.whitening)
+        ).total
         if made is not None:
             made.update(out.features, rows, epoch)
         return loss
@@ -87,14 +91,24 @@ class Stack:
         vary: tuple[tuple[str, str], ...] = (),  # as in `sign_patterns`
     ):
         run = Trainer(clips, changed(preset, pairs=dict.fromkeys(varied(clips.modalities, vary), 1.0), whitening=1.0))
-        self.cell, self.config, self.clips, self.device, self.epoch, k = _Cell(run), run.config, run.clips, run.device, 0, len(weights)
+        self.cell, self.config, self.clips, self.device, self.epoch, k = (
+            _Cell(run),
+            run.config,
+            run.clips,
+            run.device,
+            0,
+            len(weights),
+        )
         self.weights, self.whitening = weights.to(run.device), whitening.to(run.device)
         self.params, self.buffers = stack_module_state([self.cell] * k)
         mine = {id(p): self.params[name] for name, p in self.cell.named_parameters()}
         groups = [group | {"params": [mine[id(p)] for p in group["params"]]} for group in run.optimiser.param_groups]
         self.optimiser = torch.optim.AdamW(groups)
         self.best = {name: p.detach().clone() for name, p in self.params.items()}
-        self.best_epoch, self.best_mae = torch.zeros(k, dtype=torch.long), torch.full((k,), math.inf, dtype=torch.float64)
+        self.best_epoch, self.best_mae = (
+            torch.zeros(k, dtype=torch.long),
+            torch.full((k,), math.inf, dtype=torch.float64),
+        )
         self.history = []
 
     def gradients(self, rows: Tensor) -> Float[Tensor, " k"]:
@@ -119,10 +133,13 @@ class Stack:
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         if broken := int((going & ~losses.isfinite().cpu()).sum()):
-            raise FloatingPointError(f"epoch {self.epoch}: the loss of {broken} cells is not finite; try a lower lr or strength")
+            raise FloatingPointError(
+                f"epoch {self.epoch}: the loss of {broken} cells is not finite; try a lower lr or strength"
+            )
 
     @torch.no_grad()
-    def predict(self,
+    def predict(
+        self,
         split: Split,  # on the stack's device
     ) -> Output:  # predictions (k, n), features and aligned features (k, n, d) by name, on the CPU
         "Predictions and features of every clip in every cell."
@@ -132,7 +149,9 @@ class Stack:
         outs = []
         for rows in torch.arange(len(split)).split(128):
             outs.append(forward(state, {name: x.take(rows) for name, x in split.inputs.items()}))
-        return Output(*({s: torch.cat([out[i][s] for out in outs], 1).float().cpu() for s in outs[0][i]} for i in range(3)))
+        return Output(
+            *({s: torch.cat([out[i][s] for out in outs], 1).float().cpu() for s in outs[0][i]} for i in range(3))
+        )
 
     def validate(self, going) -> None:
         "Remember the weights of cells that are going and better than before."
@@ -144,7 +163,8 @@ class Stack:
             self.best[name][better.to(p.device)] = p.detach()[better.to(p.device)]
         self.history.append(mae)
 
-    def fit(self,
+    def fit(
+        self,
         tick: Callable[[], Any] = lambda: None,  # called after every epoch
     ) -> "Stack":  # itself, with each cell's best weights
         "Train until no cell is going any more."

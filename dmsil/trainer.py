@@ -64,25 +64,37 @@ class Trainer:
         if len(clips.train) < 4:
             raise DataError(f"{clips.name}: train: {len(clips.train)} clips, expected at least 4")
         if config.labels == "posterior" and len(clips.train) < 20:
-            raise DataError(f"{clips.name}: train: found {len(clips.train)} clips; expected at least 20 for posterior labels, or labels='copy'")
+            raise DataError(
+                f"{clips.name}: train: found {len(clips.train)} clips; expected at least 20 for posterior labels, or labels='copy'"
+            )
         self.data = digests(clips)
         clips = noted(clips, *filter(None, [one_sided(clips.train.labels.cpu())]))
         ready = prepare(clips, model_config, self.device, progress)
         self.clips, self.specs, self.posterior = ready.to(self.device), specs(ready), None
-        if config.labels == "posterior" or (config.measure != "none" and config.share == "measured" and not config.pairs):
+        if config.labels == "posterior" or (
+            config.measure != "none" and config.share == "measured" and not config.pairs
+        ):
             inputs = input_features(ready, "train", model_config.text)
-            self.posterior = posterior_labels(inputs, ready.train.labels.cpu(), video_of(ready.train.ids), seed=config.seed, floor=config.floor)
+            self.posterior = posterior_labels(
+                inputs, ready.train.labels.cpu(), video_of(ready.train.ids), seed=config.seed, floor=config.floor
+            )
         self.model = initial_model(model_config, self.specs, config.seed).to(self.device)
         if model_config.aligned:
             self.model.start_at(ready.train.labels.mean().item())
         self.shadow = copy.deepcopy(self.model).requires_grad_(False) if config.average else None
         self.generator = _labels_for(self)
-        widths = dict.fromkeys(self.specs, model_config.aligned) if model_config.aligned else model_config.dims(self.specs)
-        self.alignment = alignment_for(config, list(self.specs), widths, self.posterior.to_share() if self.posterior else ())
+        widths = (
+            dict.fromkeys(self.specs, model_config.aligned) if model_config.aligned else model_config.dims(self.specs)
+        )
+        self.alignment = alignment_for(
+            config, list(self.specs), widths, self.posterior.to_share() if self.posterior else ()
+        )
         for part in (self.generator, self.alignment):
             if part is not None:
                 part.to(self.device)
-        self.optimiser = torch.optim.AdamW(_rates(self), weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"))
+        self.optimiser = torch.optim.AdamW(
+            _rates(self), weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda")
+        )
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.epoch, self.history = 0, []
         self.best: dict[str, Any] = {"epoch": 0, "score": math.inf, "MAE": math.inf, "weights": {}}
@@ -115,6 +127,7 @@ def _rates(run: Trainer) -> list[dict]:
 # %% ../nbs/18_trainer.ipynb #d61d20d6
 def _by_batch(out: Output, sizes: list[int]) -> list[Output]:
     "What the network returned, cut into batches."
+
     def cut(xs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         parts = {name: x.split(sizes) for name, x in xs.items()}
         return [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
@@ -202,5 +215,7 @@ def train_epoch(
     means = {name: float(value) for name, value in sums.items()}
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:
-        raise FloatingPointError(f"epoch {run.epoch}: the loss is not finite ({', '.join(broken)}); try a lower learning rate or weight")
+        raise FloatingPointError(
+            f"epoch {run.epoch}: the loss is not finite ({', '.join(broken)}); try a lower learning rate or weight"
+        )
     return means

@@ -57,8 +57,11 @@ MAY_CHANGE = ("epochs", "patience", "device", "precision", "compile")
 def identity(run: Trainer) -> dict[str, Any]:
     "What must be equal for a run to go on: configuration and clips."
     train = {k: v for k, v in asdict(run.config).items() if k not in MAY_CHANGE}
-    data = {"name": Path(run.clips.name).name, "clips": [len(run.clips.train), len(run.clips.valid), len(run.clips.test)],
-            "labels": round(run.clips.train.labels.double().abs().sum().item(), 3)}
+    data = {
+        "name": Path(run.clips.name).name,
+        "clips": [len(run.clips.train), len(run.clips.valid), len(run.clips.test)],
+        "labels": round(run.clips.train.labels.double().abs().sum().item(), 3),
+    }
     about = {"train": train, "model": asdict(run.model_config), "data": data, "specs": run.specs, "content": run.data}
     return json.loads(json.dumps(about))
 
@@ -70,13 +73,19 @@ def load_state(run: Trainer, folder: Path) -> None:
         saved = read_tree(path, run.device)
         was, now = saved["identity"], identity(run)
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(f"{path}: not a readable state ({type(error).__name__}); start again in another folder") from None
+        raise DataError(
+            f"{path}: not a readable state ({type(error).__name__}); start again in another folder"
+        ) from None
     for part in [name for name in now if name in was]:  # a state of an earlier version may lack one
         for key in dict.fromkeys([*now[part], *was[part]]):
             if was[part].get(key) != now[part].get(key) and part == "content":
-                raise DataError(f"{path}: {key} are not those that the run was started with; --resume goes on with the same clips in the same order")
+                raise DataError(
+                    f"{path}: {key} are not those that the run was started with; --resume goes on with the same clips in the same order"
+                )
             if was[part].get(key) != now[part].get(key):
-                raise DataError(f"{path}: {part} {key} was {was[part].get(key)!r}, now {now[part].get(key)!r}; --resume goes on with the same")
+                raise DataError(
+                    f"{path}: {part} {key} was {was[part].get(key)!r}, now {now[part].get(key)!r}; --resume goes on with the same"
+                )
     restore(run, saved)
 
 
@@ -88,7 +97,10 @@ def save_state(run: Trainer, folder: Path) -> None:
 def save_config(run: Trainer, folder: Path) -> None:
     "Model, training and clips as JSON."
     about = {key: getattr(run.clips, key) for key in ("name", "dataset", "bound", "scale", "columns", "notes")}
-    write_json(folder / "config.json", {"model": asdict(run.model_config), "train": asdict(run.config), "specs": run.specs, "clips": about})
+    write_json(
+        folder / "config.json",
+        {"model": asdict(run.model_config), "train": asdict(run.config), "specs": run.specs, "clips": about},
+    )
 
 # %% ../nbs/18_training.ipynb #38f5e76d
 @dataclass
@@ -120,7 +132,9 @@ class Run:
 
         features, labels = self.features(part)
         groups = groups or video_of(getattr(self.clips, part).ids)
-        return dmsil.information_report(features, labels, groups, before=self.features(part, trained=False)[0], **options)
+        return dmsil.information_report(
+            features, labels, groups, before=self.features(part, trained=False)[0], **options
+        )
 
     def plot(self):
         "Validation MAE and the terms of the loss over epochs."
@@ -184,7 +198,9 @@ def _check_same(run: Trainer) -> None:
     "Processes that train together have the same clips, and start from the same epoch."
     here = {"identity": identity(run), "epoch": run.epoch} if run.ranks.world > 1 else None
     if run.ranks.told(here) != here:
-        raise DataError(f"process {run.ranks.rank} does not start as process 0 does: all need the same clips, and a folder --out that they share")
+        raise DataError(
+            f"process {run.ranks.rank} does not start as process 0 does: all need the same clips, and a folder --out that they share"
+        )
 
 # %% ../nbs/18_training.ipynb #49925b14
 def fit(
@@ -208,9 +224,17 @@ def fit(
         folder = _open_folder(run, out, resume)
         _check_same(run)
         per_epoch = math.ceil(len(clips.train) / config.batch_size)
-        with tqdm(total=config.epochs * per_epoch, initial=run.epoch * per_epoch, desc=config.preset, disable=not progress, unit="batch") as bar:
+        with tqdm(
+            total=config.epochs * per_epoch,
+            initial=run.epoch * per_epoch,
+            desc=config.preset,
+            disable=not progress,
+            unit="batch",
+        ) as bar:
             for row in _epochs(run, bar.update):
-                bar.set_postfix_str(f"epoch {row['epoch']}, valid MAE {row['valid_MAE']:.3f}, best {run.best['MAE']:.3f}")
+                bar.set_postfix_str(
+                    f"epoch {row['epoch']}, valid MAE {row['valid_MAE']:.3f}, best {run.best['MAE']:.3f}"
+                )
                 if ranks.rank == 0 and folder is not None:
                     save_state(run, folder)
                     write_csv(folder / "history.csv", run.history)
@@ -227,12 +251,32 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
     metrics = score(run.clips.test) | {"valid": score(run.clips.valid), "reference": reference(run.clips)}
     if run.posterior is not None:
         metrics["reliability"] = {s: k.kappa for s, k in run.posterior.reliability.items()}
-    metrics["pairs"] = {"~".join(pair): w for pair, w in run.alignment.weights.items()} if run.alignment is not None else {}
-    metrics |= {"best_epoch": run.best["epoch"], "epochs": run.epoch, "preset": run.config.preset, "seed": run.config.seed}
+    metrics["pairs"] = (
+        {"~".join(pair): w for pair, w in run.alignment.weights.items()} if run.alignment is not None else {}
+    )
+    metrics |= {
+        "best_epoch": run.best["epoch"],
+        "epochs": run.epoch,
+        "preset": run.config.preset,
+        "seed": run.config.seed,
+    }
     if folder is not None and run.ranks.rank == 0:
         save_weights(run.best["weights"], folder)
-        write_csv(folder / "history.csv", run.history)  # again: the last row is missing where the process was killed before it
+        write_csv(
+            folder / "history.csv", run.history
+        )  # again: the last row is missing where the process was killed before it
         write_json(folder / "metrics.json", metrics)
     run.ranks.told("saved")
     pairs = run.alignment.weights if run.alignment is not None else {}
-    return Run(metrics, run.history, run.model, run.generator, run.clips, run.config, run.model_config, folder, run.posterior, pairs)
+    return Run(
+        metrics,
+        run.history,
+        run.model,
+        run.generator,
+        run.clips,
+        run.config,
+        run.model_config,
+        folder,
+        run.posterior,
+        pairs,
+    )

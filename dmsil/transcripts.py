@@ -31,31 +31,39 @@ def bad(
 @dataclass(frozen=True)
 class Cue:
     "What is said between two times."
-    number: int # the file's own, else its place from 1, cues without words counted
-    start: float # seconds; nan in plain text
+
+    number: int  # the file's own, else its place from 1, cues without words counted
+    start: float  # seconds; nan in plain text
     end: float
-    text: str # without tags
-    stamps: tuple[tuple[float, str], ...] = () # (from when, the words from there on), where the file times them inside the cue
+    text: str  # without tags
+    stamps: tuple[
+        tuple[float, str], ...
+    ] = ()  # (from when, the words from there on), where the file times them inside the cue
 
 # %% ../nbs/10_transcripts.ipynb #f83f61ad
-_MOST_BYTES, _MOST_CUES, _MOST_LETTERS = 2**24, 20_000, 5_000 # of a transcript, in it, in a cue
+_MOST_BYTES, _MOST_CUES, _MOST_LETTERS = 2**24, 20_000, 5_000  # of a transcript, in it, in a cue
 
 # %% ../nbs/10_transcripts.ipynb #153411ac
 def _text_lines(path: Path) -> list[str]:
     "The lines of a text file in UTF-8, or in UTF-16 with its mark."
     try:
-        if not path.is_file(): raise bad(path, "", "no such file", "a transcript")
-        if path.stat().st_size > _MOST_BYTES: raise bad(path, "", f"{path.stat().st_size} bytes", f"at most {_MOST_BYTES}")
+        if not path.is_file():
+            raise bad(path, "", "no such file", "a transcript")
+        if path.stat().st_size > _MOST_BYTES:
+            raise bad(path, "", f"{path.stat().st_size} bytes", f"at most {_MOST_BYTES}")
         raw = path.read_bytes()
-    except OSError as error: raise bad(path, "", error.strerror or type(error).__name__, "a readable file") from None
+    except OSError as error:
+        raise bad(path, "", error.strerror or type(error).__name__, "a readable file") from None
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try: text = raw.decode("utf-16" if wide else "utf-8-sig")
+    try:
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + raw.count(b"\n", 0, error.start)
         raise bad(path, f"line {line}", f"the byte 0x{raw[error.start]:02x}", "text saved as UTF-8") from None
     lines = re.split(r"\r\n|\r|\n", text)
     for k, line in enumerate(lines, 1):
-        if "\0" in line: raise bad(path, f"line {k}", "a null character", "text")
+        if "\0" in line:
+            raise bad(path, f"line {k}", "a null character", "text")
     return lines
 
 # %% ../nbs/10_transcripts.ipynb #be4f8649
@@ -64,11 +72,15 @@ _ARROW = re.compile(rf"{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
 _STAMP, _TAG = re.compile(rf"<{_CLOCK}>"), re.compile(r"</?[A-Za-z][^<>]*>|\{\\[^{}]*\}")
 
 # %% ../nbs/10_transcripts.ipynb #08d7f192
-def _seconds(h: str | None, m: str, s: str, fraction: str | None) -> float: # nan where no clock shows it
-    return 3600 * int(h or 0) + 60 * int(m) + int(s) + float(f"0.{fraction or 0}") if int(m) < 60 and int(s) < 60 else math.nan
+def _seconds(h: str | None, m: str, s: str, fraction: str | None) -> float:  # nan where no clock shows it
+    return (
+        3600 * int(h or 0) + 60 * int(m) + int(s) + float(f"0.{fraction or 0}")
+        if int(m) < 60 and int(s) < 60
+        else math.nan
+    )
 
 # %% ../nbs/10_transcripts.ipynb #a9a2bb89
-def _plain(text: str) -> str: # without tags, entities, control characters
+def _plain(text: str) -> str:  # without tags, entities, control characters
     text = html.unescape(_TAG.sub("", text))
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -77,63 +89,90 @@ def _cue(file: str, number: int, at: int, block: list[str]) -> Cue:
     "A block of lines, the first of which is line `at`, as a cue."
     head = next((k for k, line in enumerate(block[:2]) if "-->" in line), int(block[0].strip().isdigit()))
     shown = "a line such as 00:01:02,500 --> 00:01:04,000"
-    if head >= len(block): raise bad(file, f"line {at}", block[0], shown)
+    if head >= len(block):
+        raise bad(file, f"line {at}", block[0], shown)
     match = _ARROW.fullmatch(block[head].strip())
     start, end = (_seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])) if match else (math.nan, math.nan)
-    if not start <= end: raise bad(file, f"line {at + head}", block[head], shown)
-    for k, line in enumerate(block[head + 1:], at + head + 1):
-        if "-->" in line: raise bad(file, f"line {k}", line, "an empty line before the next cue")
-    text = " ".join(block[head + 1:])
-    if len(text) > _MOST_LETTERS: raise bad(file, f"line {at}", f"{len(text)} letters in a cue", f"at most {_MOST_LETTERS}")
+    if not start <= end:
+        raise bad(file, f"line {at + head}", block[head], shown)
+    for k, line in enumerate(block[head + 1 :], at + head + 1):
+        if "-->" in line:
+            raise bad(file, f"line {k}", line, "an empty line before the next cue")
+    text = " ".join(block[head + 1 :])
+    if len(text) > _MOST_LETTERS:
+        raise bad(file, f"line {at}", f"{len(text)} letters in a cue", f"at most {_MOST_LETTERS}")
     parts = _STAMP.split(text)
-    times = [start, *(_seconds(*parts[k:k + 4]) for k in range(1, len(parts), 5))]
+    times = [start, *(_seconds(*parts[k : k + 4]) for k in range(1, len(parts), 5))]
     if not all(a <= b for a, b in pairwise([*times, end])):
         raise bad(file, f"line {at}", "times inside a cue that do not rise", f"{start} to {end}")
     stamps = tuple((t, words) for t, part in zip(times, parts[::5], strict=True) if (words := _plain(part)))
     return Cue(number, start, end, _plain(_STAMP.sub(" ", text)), stamps if len(times) > 1 else ())
 
 # %% ../nbs/10_transcripts.ipynb #35e0a73f
-def _blocks(lines: list[str]): # (number of its first line, its lines)
+def _blocks(lines: list[str]):  # (number of its first line, its lines)
     "Runs of lines that are not empty."
     block = []
     for k, line in enumerate([*lines, ""], 1):
-        if line.strip(): block.append(line)
+        if line.strip():
+            block.append(line)
         elif block:
             yield k - len(block), block
             block = []
 
 # %% ../nbs/10_transcripts.ipynb #22c7fb11
-def _behind_header(at: int, block: list[str]) -> tuple[int, list[str]]: # of WebVTT, where the empty line is missing
+def _behind_header(at: int, block: list[str]) -> tuple[int, list[str]]:  # of WebVTT, where the empty line is missing
     k = next((k for k, line in enumerate(block) if k and "-->" in line), len(block))
-    if 1 < k < len(block) and not re.search("[:=]", block[k - 1]): k -= 1 # its name
+    if 1 < k < len(block) and not re.search("[:=]", block[k - 1]):
+        k -= 1  # its name
     return at + k, block[k:]
 
-def _own_numbers(file: str, blocks: list[tuple[int, list[str]]]) -> list[int]: # those of the file, if it has any
-    own = [int(block[0]) if "-->" in "".join(block[1:2]) and re.fullmatch(r"[0-9]{1,9}", block[0].strip()) else None for _, block in blocks]
+
+def _own_numbers(file: str, blocks: list[tuple[int, list[str]]]) -> list[int]:  # those of the file, if it has any
+    own = [
+        int(block[0]) if "-->" in "".join(block[1:2]) and re.fullmatch(r"[0-9]{1,9}", block[0].strip()) else None
+        for _, block in blocks
+    ]
     some, first = None in own, {}
     for place, (k, (at, _)) in enumerate(zip(own, blocks, strict=True), 1):
-        if k is None: continue
-        if some and k != place: raise bad(file, f"line {at}", f"number {k} in place {place}, and cues without a number", "a number for each cue, or for none")
-        if k in first: raise bad(file, f"line {at}", f"number {k}, as on line {first[k]}", "each number once")
+        if k is None:
+            continue
+        if some and k != place:
+            raise bad(
+                file,
+                f"line {at}",
+                f"number {k} in place {place}, and cues without a number",
+                "a number for each cue, or for none",
+            )
+        if k in first:
+            raise bad(file, f"line {at}", f"number {k}, as on line {first[k]}", "each number once")
         first[k] = at
     return list(range(1, len(blocks) + 1)) if some else own
+
 
 def _subtitles(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of SubRip or WebVTT."
     blocks = list(_blocks(lines))
     if path.suffix.lower() == ".vtt":
-        if not lines[0].startswith("WEBVTT"): raise bad(path, "line 1", lines[0], "WEBVTT")
-        blocks = [_behind_header(*blocks[0]), *(block for block in blocks[1:] if not re.match(r"(NOTE|STYLE|REGION)\b", block[1][0]))]
+        if not lines[0].startswith("WEBVTT"):
+            raise bad(path, "line 1", lines[0], "WEBVTT")
+        blocks = [
+            _behind_header(*blocks[0]),
+            *(block for block in blocks[1:] if not re.match(r"(NOTE|STYLE|REGION)\b", block[1][0])),
+        ]
         blocks = blocks if blocks[0][1] else blocks[1:]
-    if len(blocks) > 1 and [line.strip().isdigit() for line in blocks[-1][1]] == [True]: blocks.pop() # a number, and the end of the file
-    if len(blocks) > _MOST_CUES: raise bad(path, "", f"more than {_MOST_CUES} cues", "fewer")
+    if len(blocks) > 1 and [line.strip().isdigit() for line in blocks[-1][1]] == [True]:
+        blocks.pop()  # a number, and the end of the file
+    if len(blocks) > _MOST_CUES:
+        raise bad(path, "", f"more than {_MOST_CUES} cues", "fewer")
     return [_cue(path.name, k, *block) for k, block in zip(_own_numbers(path.name, blocks), blocks, strict=True)]
 
 # %% ../nbs/10_transcripts.ipynb #5d69fd75
 def installed(module: str):
     "An optional library, or a line that says how to get it."
     from importlib import import_module
-    try: return import_module(module)
+
+    try:
+        return import_module(module)
     except (ImportError, OSError):
         raise DataError(f'{module} is not installed, recordings need it; pip install "dmsil[recordings]"') from None
 
@@ -141,72 +180,100 @@ def installed(module: str):
 def _segment(file: str, place: int, row: dict) -> Cue:
     "A segment of Whisper's; whisper.cpp has milliseconds under `offsets`."
     try:
-        start, end = (row["offsets"][k] / 1000 for k in ("from", "to")) if "offsets" in row else (row[k] * 1.0 for k in ("start", "end"))
+        start, end = (
+            (row["offsets"][k] / 1000 for k in ("from", "to"))
+            if "offsets" in row
+            else (row[k] * 1.0 for k in ("start", "end"))
+        )
         number, text = row.get("id", place), _plain(row["text"])
-        if type(number) is not int or not 0 <= start <= end < 360_000: raise ValueError
+        if type(number) is not int or not 0 <= start <= end < 360_000:
+            raise ValueError
         words, stamps = row.get("words") or [], []
-        for word in words: # those without a time belong to the one before
-            if "start" in word or not stamps: stamps.append((float(word.get("start", start)), _plain(word.get("word", ""))))
-            else: stamps[-1] = (stamps[-1][0], f"{stamps[-1][1]} {_plain(word.get('word', ''))}")
+        for word in words:  # those without a time belong to the one before
+            if "start" in word or not stamps:
+                stamps.append((float(word.get("start", start)), _plain(word.get("word", ""))))
+            else:
+                stamps[-1] = (stamps[-1][0], f"{stamps[-1][1]} {_plain(word.get('word', ''))}")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise bad(file, f"segment {place}", str(row)[:100], "start and end in seconds, and text") from None
     stamps = [stamp for stamp in stamps if stamp[1]]
     rising = all(a <= b for a, b in pairwise([start, *(t for t, _ in stamps), end]))
     return Cue(number, start, end, text, tuple(stamps) if rising else ())
 
+
 def _json(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of Whisper's JSON."
-    try: found = json.loads("\n".join(lines))
-    except (ValueError, RecursionError) as error: raise bad(path, "", f"no JSON ({error})", "what Whisper writes") from None
+    try:
+        found = json.loads("\n".join(lines))
+    except (ValueError, RecursionError) as error:
+        raise bad(path, "", f"no JSON ({error})", "what Whisper writes") from None
     rows = found.get("segments", found.get("transcription")) if isinstance(found, dict) else found
-    if not isinstance(rows, list): raise bad(path, "", "no list of segments", "what Whisper writes: segments with start, end and text")
+    if not isinstance(rows, list):
+        raise bad(path, "", "no list of segments", "what Whisper writes: segments with start, end and text")
     return [_segment(path.name, k, row) for k, row in enumerate(rows, 1)]
+
 
 def _tsv(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of Whisper's TSV, in milliseconds."
-    if lines[0].split("\t") != ["start", "end", "text"]: raise bad(path, "line 1", lines[0], "start, end and text, with tabs between them")
+    if lines[0].split("\t") != ["start", "end", "text"]:
+        raise bad(path, "line 1", lines[0], "start, end and text, with tabs between them")
     cues = []
     for k, line in enumerate(lines[1:], 2):
         cells = line.split("\t", 2)
-        if not line.strip(): continue
+        if not line.strip():
+            continue
         times = [int(cell) / 1000 for cell in cells[:2] if re.fullmatch(r"[0-9]{1,9}", cell)]
-        if len(cells) < 3 or len(times) < 2 or times[0] > times[1]: raise bad(path, f"line {k}", line, "two times in milliseconds, and text")
+        if len(cells) < 3 or len(times) < 2 or times[0] > times[1]:
+            raise bad(path, f"line {k}", line, "two times in milliseconds, and text")
         cues.append(Cue(len(cues) + 1, *times, _plain(cells[2])))
     return cues
 
+
 def _ass(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of SubStation Alpha."
-    try: events = installed("pysubs2").SSAFile.from_string("\n".join(lines), format_="ass")
-    except DataError: raise
-    except Exception as error: # whatever a damaged line leads to
-        raise bad(path, "", f"damaged subtitles ({type(error).__name__}: {error})", "Advanced SubStation Alpha") from None
+    try:
+        events = installed("pysubs2").SSAFile.from_string("\n".join(lines), format_="ass")
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged line leads to
+        raise bad(
+            path, "", f"damaged subtitles ({type(error).__name__}: {error})", "Advanced SubStation Alpha"
+        ) from None
     said = [e for e in events if e.type == "Dialogue" and not e.is_drawing]
     for k, e in enumerate(said, 1):
-        if not 0 <= e.start <= e.end: raise bad(path, f"cue {k}", f"{e.start} to {e.end} ms", "a start before the end")
+        if not 0 <= e.start <= e.end:
+            raise bad(path, f"cue {k}", f"{e.start} to {e.end} ms", "a start before the end")
     return [Cue(k, e.start / 1000, e.end / 1000, _plain(e.plaintext)) for k, e in enumerate(said, 1)]
 
 # %% ../nbs/10_transcripts.ipynb #6ffc097b
 _FORMATS = {".srt": _subtitles, ".vtt": _subtitles, ".json": _json, ".tsv": _tsv, ".ass": _ass, ".ssa": _ass}
 
+
 def read_transcript(
-    path: str | Path, # .srt, .vtt, .ass, Whisper's .json or .tsv, or .txt with a line a cue
-    notes: list[str] | None = None, # gets a line for each kind of cue that is left out
-) -> list[Cue]: # those with words, in the order of the file
+    path: str | Path,  # .srt, .vtt, .ass, Whisper's .json or .tsv, or .txt with a line a cue
+    notes: list[str] | None = None,  # gets a line for each kind of cue that is left out
+) -> list[Cue]:  # those with words, in the order of the file
     "The cues of a transcript; what can't be read is named with its line."
     path, notes = Path(path), [] if notes is None else notes
     kind = path.suffix.lower()
-    if kind not in (*_FORMATS, ".txt"): raise bad(path, "", f"a name ending in {path.suffix!r}", ".srt, .vtt or .txt, .ass, or Whisper's .json or .tsv")
+    if kind not in (*_FORMATS, ".txt"):
+        raise bad(path, "", f"a name ending in {path.suffix!r}", ".srt, .vtt or .txt, .ass, or Whisper's .json or .tsv")
     lines = _text_lines(path)
     if kind == ".txt":
         arrow = next((k for k, line in enumerate(lines, 1) if "-->" in line), None)
-        if arrow: raise bad(path, f"line {arrow}", lines[arrow - 1], "plain text; subtitles end in .srt or .vtt")
+        if arrow:
+            raise bad(path, f"line {arrow}", lines[arrow - 1], "plain text; subtitles end in .srt or .vtt")
         cues = [Cue(k, math.nan, math.nan, _plain(line)) for k, line in enumerate(filter(str.strip, lines), 1)]
-    else: cues = _FORMATS[kind](path, lines)
-    if len(cues) > _MOST_CUES: raise bad(path, "", f"more than {_MOST_CUES} cues", "fewer")
+    else:
+        cues = _FORMATS[kind](path, lines)
+    if len(cues) > _MOST_CUES:
+        raise bad(path, "", f"more than {_MOST_CUES} cues", "fewer")
     if longest := [cue for cue in cues if len(cue.text) > _MOST_LETTERS]:
         raise bad(path, f"cue {longest[0].number}", f"{len(longest[0].text)} letters", f"at most {_MOST_LETTERS}")
-    if len({cue.number for cue in cues}) < len(cues): raise bad(path, "", "a number twice", "each cue's number once")
+    if len({cue.number for cue in cues}) < len(cues):
+        raise bad(path, "", "a number twice", "each cue's number once")
     if gone := [cue.number for cue in cues if cue.start == cue.end and cue.text]:
         notes.append(f"{path.name}: cues of no length left out: {few(gone)}")
-    if not (cues := [cue for cue in cues if cue.text and cue.start != cue.end]): raise bad(path, "", "no cue with words", "at least one")
+    if not (cues := [cue for cue in cues if cue.text and cue.start != cue.end]):
+        raise bad(path, "", "no cue with words", "at least one")
     return cues

@@ -23,129 +23,184 @@ from .clips import SPLITS, DataError
 class _Name(str):
     "A global that a pickle names. Nothing is imported."
 
+
 class Refused(Exception):
     "An instruction or a value that is not let through; it becomes a `DataError` where its file is known."
-    def __init__(self, found: str, expected: str = "numpy arrays and plain containers"): self.found, self.expected = found, expected
 
-def _word(x) -> str: # for a message; what else a file holds may be endless to print
+    def __init__(self, found: str, expected: str = "numpy arrays and plain containers"):
+        self.found, self.expected = found, expected
+
+
+def _word(x) -> str:  # for a message; what else a file holds may be endless to print
     return x if isinstance(x, str) else f"a {type(x).__name__}"
 
 # %% ../nbs/07_unpickling.ipynb #48e75bf9
 @dataclass
 class _Dtype:
     "A dtype being read: `f4` and its byte order."
+
     code: str
     order: str = "|"
 
-    def build(self, state: tuple): # (version, byte order, subdtype, names, fields, …)
-        if any(part is not None for part in state[2:5]): raise Refused("a structured dtype")
+    def build(self, state: tuple):  # (version, byte order, subdtype, names, fields, …)
+        if any(part is not None for part in state[2:5]):
+            raise Refused("a structured dtype")
         self.order = state[1]
 
     def numpy(self) -> np.dtype:
         plain = isinstance(self.code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O8?", self.code)
-        if not (plain and self.order in ("<", ">", "|", "=")): raise Refused(f"dtype {_word(self.code)!r}", "numbers, strings or objects")
+        if not (plain and self.order in ("<", ">", "|", "=")):
+            raise Refused(f"dtype {_word(self.code)!r}", "numbers, strings or objects")
         return np.dtype(object if self.code[0] == "O" else self.order + self.code)
 
 # %% ../nbs/07_unpickling.ipynb #d7da0209
 @dataclass
 class Pieces:
     "An array being read: its type, its shape, its bytes."
+
     raw: object = b""
     dtype: _Dtype | None = None
     shape: tuple = ()
     order: str = "C"
 
-    def build(self, state: tuple): # (version, shape, dtype, Fortran order, bytes; of an array of objects, their list)
+    def build(self, state: tuple):  # (version, shape, dtype, Fortran order, bytes; of an array of objects, their list)
         _, self.shape, self.dtype, fortran, self.raw = state
         self.order = "F" if fortran else "C"
 
-    def values(self): # an ndarray over the same bytes; of an array of objects, their list
-        if not isinstance(self.dtype, _Dtype): raise Refused("an array without a dtype")
+    def values(self):  # an ndarray over the same bytes; of an array of objects, their list
+        if not isinstance(self.dtype, _Dtype):
+            raise Refused("an array without a dtype")
         dtype, objects = self.dtype.numpy(), self.dtype.code[0] == "O"
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        if not isinstance(raw, list if objects else bytes | bytearray): raise Refused("an array without its values")
+        if not isinstance(raw, list if objects else bytes | bytearray):
+            raise Refused("an array without its values")
         if not (type(self.shape) is tuple and len(self.shape) < 128 and all(type(k) is int for k in self.shape)):
             raise Refused(f"{_word(self.shape)} for a shape", "whole numbers, at most one for each dimension")
-        if not all(0 <= k < 2**48 for k in self.shape): raise Refused(f"shape {self.shape}")
+        if not all(0 <= k < 2**48 for k in self.shape):
+            raise Refused(f"shape {self.shape}")
         wanted, given = math.prod(self.shape) * (1 if objects else dtype.itemsize), len(raw)
-        if wanted != given: raise Refused(f"shape {self.shape}, which needs {wanted} bytes, over {given}", "as many as it needs")
+        if wanted != given:
+            raise Refused(f"shape {self.shape}, which needs {wanted} bytes, over {given}", "as many as it needs")
         return raw if objects else np.frombuffer(raw, dtype).reshape(self.shape, order=self.order)
 
 # %% ../nbs/07_unpickling.ipynb #da07c676
 def _reconstruct(kind: str, shape: tuple, code: bytes) -> Pieces:
-    if kind != "numpy.ndarray": raise Refused(f"an array of type {_word(kind)}")
+    if kind != "numpy.ndarray":
+        raise Refused(f"an array of type {_word(kind)}")
     return Pieces()
 
+
 def _encoded(text: str, encoding: str) -> bytes:
-    if encoding != "latin1": raise Refused(f"bytes encoded as {_word(encoding)}")
+    if encoding != "latin1":
+        raise Refused(f"bytes encoded as {_word(encoding)}")
     return text.encode("latin1")
 
 # %% ../nbs/07_unpickling.ipynb #b44ddb86
-def _key(value): # of a dict, or in a set: what can be hashed at once
-    if type(value) not in (str, int, float, bool, bytes, type(None)): raise Refused(f"a key of type {type(value).__name__}")
-    if type(value) is int and abs(value) >= 2**60: raise Refused("a key of 2⁶⁰ or more") # from there on hashes can be made to collide
+def _key(value):  # of a dict, or in a set: what can be hashed at once
+    if type(value) not in (str, int, float, bool, bytes, type(None)):
+        raise Refused(f"a key of type {type(value).__name__}")
+    if type(value) is int and abs(value) >= 2**60:
+        raise Refused("a key of 2⁶⁰ or more")  # from there on hashes can be made to collide
     return value
 
-def _pairs(items: list) -> dict: return dict(zip(map(_key, items[::2]), items[1::2], strict=True))
+
+def _pairs(items: list) -> dict:
+    return dict(zip(map(_key, items[::2]), items[1::2], strict=True))
 
 # %% ../nbs/07_unpickling.ipynb #2e118e2b
-_CALLS: dict[str, Callable | None] = {"numpy.ndarray": None, "numpy.dtype": lambda code, *flags: _Dtype(code),
-                                      "_codecs.encode": _encoded, "collections.OrderedDict": lambda: {}}
-for _core in ("numpy.core", "numpy._core"): # before numpy 2, and since
-    _CALLS |= {f"{_core}.multiarray._reconstruct": _reconstruct,
-               f"{_core}.multiarray.scalar": lambda dtype, raw: Pieces(raw, dtype).values().item(),
-               f"{_core}.numeric._frombuffer": lambda raw, dtype, shape, order, *axes: Pieces(raw, dtype, shape, order)}
-for _module in ("builtins", "__builtin__"): # Python 3, and protocol 2
-    _CALLS |= {f"{_module}.bytes": lambda: b"",
-               f"{_module}.set": lambda items=(): set(map(_key, items)),
-               f"{_module}.frozenset": lambda items=(): frozenset(map(_key, items))}
+_CALLS: dict[str, Callable | None] = {
+    "numpy.ndarray": None,
+    "numpy.dtype": lambda code, *flags: _Dtype(code),
+    "_codecs.encode": _encoded,
+    "collections.OrderedDict": lambda: {},
+}
+for _core in ("numpy.core", "numpy._core"):  # before numpy 2, and since
+    _CALLS |= {
+        f"{_core}.multiarray._reconstruct": _reconstruct,
+        f"{_core}.multiarray.scalar": lambda dtype, raw: Pieces(raw, dtype).values().item(),
+        f"{_core}.numeric._frombuffer": lambda raw, dtype, shape, order, *axes: Pieces(raw, dtype, shape, order),
+    }
+for _module in ("builtins", "__builtin__"):  # Python 3, and protocol 2
+    _CALLS |= {
+        f"{_module}.bytes": lambda: b"",
+        f"{_module}.set": lambda items=(): set(map(_key, items)),
+        f"{_module}.frozenset": lambda items=(): frozenset(map(_key, items)),
+    }
 
 # %% ../nbs/07_unpickling.ipynb #d41feb21
 def _named(name: str) -> _Name:
-    if name not in _CALLS: raise Refused(f"the global {name}")
+    if name not in _CALLS:
+        raise Refused(f"the global {name}")
     return _Name(name)
 
+
 def _called(make: _Name, args: tuple):
-    if type(make) is not _Name or type(args) is not tuple or not _CALLS[make]: raise Refused("a call of what is no function")
+    if type(make) is not _Name or type(args) is not tuple or not _CALLS[make]:
+        raise Refused("a call of what is no function")
     return _CALLS[make](*args)
 
 # %% ../nbs/07_unpickling.ipynb #f56cacc4
 class _Machine:
     "The stack machine of the pickle format."
-    def __init__(self): self.stack, self.marks, self.memo, self.at, self.copied = [], [], {}, 0, 0
-    def push(self, value): self.stack.append(value)
-    def pop(self, k: int) -> list: return [self.stack.pop() for _ in range(k)][::-1]
 
-    def cut(self) -> list: # everything above the last mark
+    def __init__(self):
+        self.stack, self.marks, self.memo, self.at, self.copied = [], [], {}, 0, 0
+
+    def push(self, value):
+        self.stack.append(value)
+
+    def pop(self, k: int) -> list:
+        return [self.stack.pop() for _ in range(k)][::-1]
+
+    def cut(self) -> list:  # everything above the last mark
         at = self.marks.pop()
         items, self.stack[at:] = self.stack[at:], []
         return items
 
-    def fill(self, items: list): # the container below takes them
+    def fill(self, items: list):  # the container below takes them
         box = self.stack[-1]
-        if type(box) is list: box.extend(items)
-        elif type(box) is dict: box.update(_pairs(items))
-        elif type(box) is set: box.update(map(_key, items))
-        else: raise Refused(f"items for a {type(box).__name__}")
+        if type(box) is list:
+            box.extend(items)
+        elif type(box) is dict:
+            box.update(_pairs(items))
+        elif type(box) is set:
+            box.update(map(_key, items))
+        else:
+            raise Refused(f"items for a {type(box).__name__}")
 
-    def call(self, make: _Name, args: tuple): # what is made is no longer than what was read
+    def call(self, make: _Name, args: tuple):  # what is made is no longer than what was read
         value = _called(make, args)
-        self.copied += len(args[0]) if args and isinstance(value, set | frozenset) else len(value) if isinstance(value, str | bytes) else 0
-        if self.copied > self.at: raise Refused("calls that copy the same again and again")
+        self.copied += (
+            len(args[0])
+            if args and isinstance(value, set | frozenset)
+            else len(value)
+            if isinstance(value, str | bytes)
+            else 0
+        )
+        if self.copied > self.at:
+            raise Refused("calls that copy the same again and again")
         self.push(value)
 
-    def build(self, state: tuple): # the array or dtype below takes it
-        if not isinstance(self.stack[-1], Pieces | _Dtype): raise Refused(f"a state for a {type(self.stack[-1]).__name__}")
+    def build(self, state: tuple):  # the array or dtype below takes it
+        if not isinstance(self.stack[-1], Pieces | _Dtype):
+            raise Refused(f"a state for a {type(self.stack[-1]).__name__}")
         self.stack[-1].build(state)
 
 # %% ../nbs/07_unpickling.ipynb #5a0230ab
 _LITERALS = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE
 BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8""".split()
-_NEW = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple, "EMPTY_LIST": list,
-        "EMPTY_DICT": dict, "EMPTY_SET": set}
+_NEW = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
 
 # %% ../nbs/07_unpickling.ipynb #a01124a4
-_OPS: dict[str, Callable] = { # instruction: what it does to machine m with argument a
+_OPS: dict[str, Callable] = {  # instruction: what it does to machine m with argument a
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, a: None),
     **dict.fromkeys(_LITERALS, lambda m, a: m.push(a)),
     **{op: lambda m, a, new=new: m.push(new()) for op, new in _NEW.items()},
@@ -153,67 +208,100 @@ _OPS: dict[str, Callable] = { # instruction: what it does to machine m with argu
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, a: m.memo.update({a: m.stack[-1]})),
     "MEMOIZE": lambda m, a: m.memo.update({len(m.memo): m.stack[-1]}),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, a: m.push(m.memo[a])),
-    "MARK": lambda m, a: m.marks.append(len(m.stack)), "POP": lambda m, a: m.pop(1), "POP_MARK": lambda m, a: m.cut(),
-    "TUPLE": lambda m, a: m.push(tuple(m.cut())), "LIST": lambda m, a: m.push(m.cut()), "DICT": lambda m, a: m.push(_pairs(m.cut())),
+    "MARK": lambda m, a: m.marks.append(len(m.stack)),
+    "POP": lambda m, a: m.pop(1),
+    "POP_MARK": lambda m, a: m.cut(),
+    "TUPLE": lambda m, a: m.push(tuple(m.cut())),
+    "LIST": lambda m, a: m.push(m.cut()),
+    "DICT": lambda m, a: m.push(_pairs(m.cut())),
     "FROZENSET": lambda m, a: m.push(frozenset(map(_key, m.cut()))),
-    "APPEND": lambda m, a: m.fill(m.pop(1)), "SETITEM": lambda m, a: m.fill(m.pop(2)),
+    "APPEND": lambda m, a: m.fill(m.pop(1)),
+    "SETITEM": lambda m, a: m.fill(m.pop(2)),
     **dict.fromkeys(("APPENDS", "SETITEMS", "ADDITEMS"), lambda m, a: m.fill(m.cut())),
-    "GLOBAL": lambda m, a: m.push(_named(a.replace(" ", ".", 1))), "STACK_GLOBAL": lambda m, a: m.push(_named(".".join(m.pop(2)))),
-    "REDUCE": lambda m, a: m.call(*m.pop(2)), "BUILD": lambda m, a: m.build(*m.pop(1)),
+    "GLOBAL": lambda m, a: m.push(_named(a.replace(" ", ".", 1))),
+    "STACK_GLOBAL": lambda m, a: m.push(_named(".".join(m.pop(2)))),
+    "REDUCE": lambda m, a: m.call(*m.pop(2)),
+    "BUILD": lambda m, a: m.build(*m.pop(1)),
 }
 
 # %% ../nbs/07_unpickling.ipynb #b3b8efb0
 def unpickle(
-    data, # bytes, or an open map of a file
-    file: str, # its name, for the message
-) -> object: # dicts, lists, strings, numbers and `Pieces`s
+    data,  # bytes, or an open map of a file
+    file: str,  # its name, for the message
+) -> object:  # dicts, lists, strings, numbers and `Pieces`s
     "What a pickle describes, if that is arrays in plain containers; else a `DataError`."
     machine = _Machine()
     try:
         for op, argument, machine.at in pickletools.genops(data):
-            if op.name not in _OPS: raise Refused(f"the pickle instruction {op.name}")
+            if op.name not in _OPS:
+                raise Refused(f"the pickle instruction {op.name}")
             _OPS[op.name](machine, argument)
             if isinstance(argument, bytes) and len(argument) > 2**20 and hasattr(data, "madvise"):
-                data.madvise(mmap.MADV_DONTNEED) # what was read of a mapped file need not stay in memory
+                data.madvise(mmap.MADV_DONTNEED)  # what was read of a mapped file need not stay in memory
         return machine.stack.pop()
-    except Refused as error: raise DataError.at(file, *_place(machine), error.found, error.expected) from None
-    except Exception as error: # whatever a damaged byte leads to
-        raise DataError.at(file, *_place(machine), f"a damaged pickle ({type(error).__name__}: {error})", "a whole one") from None
+    except Refused as error:
+        raise DataError.at(file, *_place(machine), error.found, error.expected) from None
+    except Exception as error:  # whatever a damaged byte leads to
+        raise DataError.at(
+            file, *_place(machine), f"a damaged pickle ({type(error).__name__}: {error})", "a whole one"
+        ) from None
 
 # %% ../nbs/07_unpickling.ipynb #34343291
-_FIELDS = ("text_bert", "text", "audio", "vision", "text_lengths", "audio_lengths", "vision_lengths", "id", "raw_text", "annotations",
-           "regression_labels", "regression_labels_T", "regression_labels_A", "regression_labels_V", "classification_labels")
+_FIELDS = (
+    "text_bert",
+    "text",
+    "audio",
+    "vision",
+    "text_lengths",
+    "audio_lengths",
+    "vision_lengths",
+    "id",
+    "raw_text",
+    "annotations",
+    "regression_labels",
+    "regression_labels_T",
+    "regression_labels_A",
+    "regression_labels_V",
+    "classification_labels",
+)
 
-def _place(machine: _Machine) -> tuple[str, ...]: # split, field
+
+def _place(machine: _Machine) -> tuple[str, ...]:  # split, field
     words = [word for word in reversed(machine.stack) if type(word) is str]
     return tuple(next((word for word in words if word in known), "") for known in (SPLITS, _FIELDS))
 
 # %% ../nbs/07_unpickling.ipynb #7b5966d5
-MOST = 2**28 # bytes of an unpacked array
+MOST = 2**28  # bytes of an unpacked array
+
 
 def read_npy(
-    archive: zipfile.ZipFile, # an npz
-    member: str, # one of its files
-    most: int = MOST, # values
-) -> Pieces: # its pieces; `.values()` is the array
+    archive: zipfile.ZipFile,  # an npz
+    member: str,  # one of its files
+    most: int = MOST,  # values
+) -> Pieces:  # its pieces; `.values()` is the array
     "One array of an npz, as its pieces."
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     size = archive.getinfo(member).file_size
-    if size > MOST: raise Refused(f"{size} bytes", f"at most {MOST}")
+    if size > MOST:
+        raise Refused(f"{size} bytes", f"at most {MOST}")
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
-        if version not in headers: raise Refused(f"npy format {version}", "1.0 or 2.0")
+        if version not in headers:
+            raise Refused(f"npy format {version}", "1.0 or 2.0")
         shape, fortran, dtype = headers[version](stream)
-        if dtype.hasobject: raise Refused("an array of objects", "numbers")
+        if dtype.hasobject:
+            raise Refused("an array of objects", "numbers")
         n = math.prod(shape)
         honest = 0 <= n * max(dtype.itemsize, 1) <= size
-        if honest and n > most: raise Refused(f"{n} values", f"at most {most} more")
-        raw = stream.read(2**16 + (n * dtype.itemsize if honest else 0)) # zeros may be packed a thousandfold
+        if honest and n > most:
+            raise Refused(f"{n} values", f"at most {most} more")
+        raw = stream.read(2**16 + (n * dtype.itemsize if honest else 0))  # zeros may be packed a thousandfold
         return Pieces(raw, _Dtype(dtype.str[1:], dtype.str[0]), shape, "F" if fortran else "C")
 
 # %% ../nbs/07_unpickling.ipynb #433f6e58
 def map_npy(
-    path: Path, # a .npy
-) -> np.ndarray: # mapped, not loaded; a size beyond 2⁶³ wraps around in NumPy, and is then refused there
+    path: Path,  # a .npy
+) -> np.ndarray:  # mapped, not loaded; a size beyond 2⁶³ wraps around in NumPy, and is then refused there
     "The array of a .npy."
-    with np.errstate(over="ignore"): return np.lib.format.open_memmap(path, mode="r")
+    with np.errstate(over="ignore"):
+        return np.lib.format.open_memmap(path, mode="r")

@@ -141,7 +141,9 @@ def test_damaged_transcripts(tmp_path_factory, damage, name):
     "Bytes changed, cut and doubled: cues with rising finite times and words, or one line that names the file."
     raw = bytearray(
         (
-            ("WEBVTT\n\n" if name == "talk.vtt" else "") + CUE + "\n2\n00:00:02,500 --> 00:00:04,000\n<i>It</i> <00:00:03,000>is not.\n"
+            ("WEBVTT\n\n" if name == "talk.vtt" else "")
+            + CUE
+            + "\n2\n00:00:02,500 --> 00:00:04,000\n<i>It</i> <00:00:03,000>is not.\n"
         ).encode()
     )
     for at, how, value in damage:
@@ -189,7 +191,9 @@ def test_words_are_in_order_and_inside(words, pauses, start, lasts):
 @given(st.text(min_size=1, max_size=30).filter(lambda t: transcripts._plain(t)), st.floats(0, 3), st.floats(0.01, 5))
 def test_timing_is_finite_whatever_is_said(text, start, lasts):
     text = transcripts._plain(text)
-    steps = audio.timing(transcripts.Cue(1, start, start + lasts, text), np.array([[start + lasts / 3, start + lasts / 2]]))
+    steps = audio.timing(
+        transcripts.Cue(1, start, start + lasts, text), np.array([[start + lasts / 3, start + lasts / 2]])
+    )
     assert steps.shape[1] == len(TIMING) and steps.isfinite().all() and steps.abs().max() <= 5
 
 
@@ -216,7 +220,9 @@ def test_silence_in_a_noisy_room():
 
 soundfile = importlib.import_module("soundfile") if importlib.util.find_spec("soundfile") else None
 needs_soundfile = pytest.mark.skipif(soundfile is None, reason="needs soundfile, of dmsil[recordings]")
-needs_opensmile = pytest.mark.skipif(not importlib.util.find_spec("opensmile"), reason="needs opensmile, of dmsil[recordings]")
+needs_opensmile = pytest.mark.skipif(
+    not importlib.util.find_spec("opensmile"), reason="needs opensmile, of dmsil[recordings]"
+)
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
 needs_espeak = pytest.mark.skipif(not shutil.which("espeak-ng"), reason="needs espeak-ng")
 
@@ -292,7 +298,18 @@ def test_video(tmp_path):
     picture = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1.5"]
     make = ["ffmpeg", "-nostdin", "-v", "error", "-y"]
     subprocess.run(
-        [*make, *picture, "-i", tmp_path / "tone.wav", "-c:v", "mpeg4", "-c:a", "aac", "-shortest", tmp_path / "-talk; echo 'a'.mp4"],
+        [
+            *make,
+            *picture,
+            "-i",
+            tmp_path / "tone.wav",
+            "-c:v",
+            "mpeg4",
+            "-c:a",
+            "aac",
+            "-shortest",
+            tmp_path / "-talk; echo 'a'.mp4",
+        ],
         check=True,
     )
     subprocess.run([*make, *picture, "-c:v", "mpeg4", tmp_path / "mute.mp4"], check=True)
@@ -359,7 +376,9 @@ def test_vision_arrays(tmp_path):
 # ---- saved recordings
 
 
-def recording(name: str = "day", n: int = 6, seed: int = 0, labelled: bool = True, width: int = 88, parts: tuple = ()) -> rec.Recording:
+def recording(
+    name: str = "day", n: int = 6, seed: int = 0, labelled: bool = True, width: int = 88, parts: tuple = ()
+) -> rec.Recording:
     g = torch.Generator().manual_seed(seed)
     labels = torch.rand(n, generator=g) * 4 - 2 if labelled else torch.full((n,), math.nan)
     steps = Steps(torch.randn(n, 5, 8, generator=g), torch.arange(n) % 5 + 1)
@@ -369,13 +388,19 @@ def recording(name: str = "day", n: int = 6, seed: int = 0, labelled: bool = Tru
         "timing": steps,
     }
     start = torch.arange(n).float()
-    return rec.Recording(name, start, start + 1, rec.Split(tuple(f"{name}_{k}" for k in range(1, n + 1)), inputs, labels), parts)
+    return rec.Recording(
+        name, start, start + 1, rec.Split(tuple(f"{name}_{k}" for k in range(1, n + 1)), inputs, labels), parts
+    )
 
 
 def test_saved_and_read(tmp_path):
     one = recording(parts=("train",) * 6)
     again = rec.load_recording(rec.save_recording(one, tmp_path / "new" / "day.safetensors"))
-    assert again.parts == one.parts and again.clips.ids == one.clips.ids and torch.equal(again.clips.labels, one.clips.labels)
+    assert (
+        again.parts == one.parts
+        and again.clips.ids == one.clips.ids
+        and torch.equal(again.clips.labels, one.clips.labels)
+    )
     assert torch.equal(again.clips.inputs["timing"].lengths, one.clips.inputs["timing"].lengths)
     with pytest.raises(DataError, match="ending in"):
         rec.save_recording(one, tmp_path / "day.pkl")
@@ -408,7 +433,9 @@ def folder_of(tmp_path: Path, *recordings: rec.Recording) -> Path:
 
 
 def test_recordings_go_whole_to_a_split(tmp_path):
-    clips = rec.recorded_clips(folder_of(tmp_path, *(recording(f"day{k}", seed=k) for k in range(7)), recording("other", labelled=False)))
+    clips = rec.recorded_clips(
+        folder_of(tmp_path, *(recording(f"day{k}", seed=k) for k in range(7)), recording("other", labelled=False))
+    )
     videos = [{clip.rpartition("_")[0] for clip in split.ids} for split in clips.splits.values()]
     assert all(videos) and len(set.union(*videos)) == sum(map(len, videos)) == 7
     x = clips.train.inputs["audio"].values
@@ -420,11 +447,15 @@ def test_recordings_go_whole_to_a_split(tmp_path):
     assert torch.allclose(clips.test.inputs["audio"].values[0], want, atol=1e-4)
     assert "6 clips without a label left out" in clips.notes
     as_run = rec.open_data(tmp_path / "days", {"audio": ([100.0] * 88, [70.0] * 88)})
-    assert torch.allclose(as_run.test.inputs["audio"].values[0], (raw[ids.index(clips.test.ids[0])] - 100) / 70, atol=1e-5)
+    assert torch.allclose(
+        as_run.test.inputs["audio"].values[0], (raw[ids.index(clips.test.ids[0])] - 100) / 70, atol=1e-5
+    )
 
 
 def test_scaling_skips_what_was_not_seen():
-    x = Steps(torch.tensor([[[1.0, 5.0], [3.0, 5.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]), torch.tensor([2, 1]))
+    x = Steps(
+        torch.tensor([[[1.0, 5.0], [3.0, 5.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]), torch.tensor([2, 1])
+    )
     mean, std = rec._moments(x)
     assert (mean, std) == ([2.0, 5.0], [1.0, 0.0])
     assert rec.scaled(x, (mean, std)).values[:, :2].tolist() == [[[-1, 0], [1, 0]], [[0, 0], [0, 0]]]
@@ -482,7 +513,9 @@ def spoken(folder: Path, sentences, pitches=None, name: str = "talk") -> list[tu
     clock = lambda t: f"00:{int(t // 60):02}:{int(t % 60):02},{int(t * 1000 % 1000):03}"
     for k, sentence in enumerate(sentences):
         path = folder / f"_{k}.wav"
-        subprocess.run(["espeak-ng", "-v", "en-us", "-p", str(pitches[k] if pitches else 50), "-w", path, sentence], check=True)
+        subprocess.run(
+            ["espeak-ng", "-v", "en-us", "-p", str(pitches[k] if pitches else 50), "-w", path, sentence], check=True
+        )
         x, rate = soundfile.read(path)
         path.unlink()
         spans.append((n / rate, (n + len(x)) / rate))
@@ -512,7 +545,8 @@ def test_speech_in_a_video_with_plain_text(tmp_path):
     pitch = one.clips.inputs["audio"].values[:, audio.voice_columns().index("F0semitoneFrom27.5Hz_sma3nz_amean")]
     assert ((pitch > 12) & (pitch < 40)).all()
     pauses = [
-        int(x[:k, 0].sum()) for x, k in zip(one.clips.inputs["timing"].values, one.clips.inputs["timing"].lengths.tolist(), strict=True)
+        int(x[:k, 0].sum())
+        for x, k in zip(one.clips.inputs["timing"].values, one.clips.inputs["timing"].lengths.tolist(), strict=True)
     ]
     assert pauses[0] >= 1 and len(one.clips.inputs["timing"].values[0]) >= 12
     (tmp_path / "talk.txt").write_text("\n".join(SENTENCES))
@@ -592,7 +626,11 @@ def test_voice_alone_is_learned_from_own_recordings(tmp_path, capsys):
     found = [row["prediction"] for row in json.loads((tmp_path / "day6.json").read_text())["cues"]]
     assert np.corrcoef(found, truth)[0, 1] > 0.8
     command("predict", tmp_path / "run", tmp_path / "day6.safetensors", "--out", tmp_path / "day6.csv")
-    assert (tmp_path / "day6.csv").read_text().startswith("clip,start,end,prediction,text_alone,audio_alone,timing_alone,words")
+    assert (
+        (tmp_path / "day6.csv")
+        .read_text()
+        .startswith("clip,start,end,prediction,text_alone,audio_alone,timing_alone,words")
+    )
 
 
 @needs_opensmile
@@ -620,7 +658,10 @@ def test_commands_answer_in_one_line(tmp_path, capsys):
         assert end.value.code == 2 and said.startswith("dmsil: ") and said.count("\n") == 1, (words, said)
     assert not (tmp_path / "run").exists() and not (tmp_path / "x.npz").exists()
     main(["features", str(tmp_path / "x.wav"), str(tmp_path / "x.srt"), "--out", str(tmp_path / "x.safetensors")])
-    assert capsys.readouterr().out == f"1 cues, 0.5 s, 0 with a label; text, audio, timing; saved in {tmp_path}/x.safetensors\n"
+    assert (
+        capsys.readouterr().out
+        == f"1 cues, 0.5 s, 0 with a label; text, audio, timing; saved in {tmp_path}/x.safetensors\n"
+    )
 
 
 def test_a_run_says_what_it_needs(tmp_path):
@@ -630,7 +671,9 @@ def test_a_run_says_what_it_needs(tmp_path):
     dmsil.fit(clips, "dmsil", tmp_path / "run", progress=False, epochs=1, batch_size=6, device="cpu")
     new = recording("new", seed=9)
     rows = new.timed(predict_clips(tmp_path / "run", new.clips))
-    assert [*rows[0]] == ["clip", "start", "end", "prediction", "audio_alone", "timing_alone", "words"] and len(rows) == 6
+    assert [*rows[0]] == ["clip", "start", "end", "prediction", "audio_alone", "timing_alone", "words"] and len(
+        rows
+    ) == 6
     with pytest.raises(DataError, match="vectors of width 9; expected vectors of width 88"):
         predict_clips(tmp_path / "run", recording(width=9).clips)
     one = recording()
