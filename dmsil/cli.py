@@ -59,9 +59,7 @@ class Train:
     out: Path = Path("runs/latest")  # folder for metrics.json, history.csv, config.json, model.safetensors
     resume: bool = False  # go on with the run in --out
     arrays: tuple[str, ...] = ()  # beside a CSV table: audio=a.npy vision=v.npz …
-    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = (
-        ""  # of a file: whose metrics apply; empty: sims if every label is within 1, else mosi
-    )
+    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = ""  # whose metrics; empty: sims if all labels within 1
     tensorboard: bool = False  # curves for TensorBoard, in OUT/tensorboard
     clean: bool = False  # replace NaN and infinite features by 0 instead of refusing them
     modalities: tuple[str, ...] = ()  # those to train on, such as text timing; empty: all of the clips
@@ -204,9 +202,7 @@ class Combine:
 class Labels:
     "Write unimodal labels, made from the clips' own labels and features, as a CSV table."
 
-    data: tyro.conf.Positional[
-        str
-    ]  # clips: "synthetic", "mosi", a file in the field's pickle layout, ICT-MMMO's .npz, or a folder of recordings
+    data: tyro.conf.Positional[str]  # "synthetic", "mosi", a file (pickle layout, ICT-MMMO's .npz), recordings' folder
     out: Path = Path("labels.csv")  # a row a clip: id, label, label and weight of each modality
     split: Literal["train", "valid", "test"] = "train"  # the clips whose labels are read and written
     rho: float = 0.83  # what is believed: the correlation of a modality's label with the clip's (P40)

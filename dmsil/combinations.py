@@ -36,22 +36,14 @@ class GridConfig:
     "What a grid is made of; everything else is the training of the preset `dmsil`, with a weight floor of 0.1."
 
     measures: tuple[Literal["kappa", "rho2", "gaussian", "corr"], ...] = ("kappa",)  # of the alignment, a grid each
-    seeds: tuple[int, ...] = (
-        1111,
-        1112,
-        1113,
-        1114,
-        1115,
-    )  # of weights, order and dropout; simulated clips are drawn with it, too
+    seeds: tuple[int, ...] = (1111, 1112, 1113, 1114, 1115)  # of weights, order, dropout, and of simulated clips
     strength: float = 0.3  # |λ| of a pair with a sign
     whitening: float = 0.1  # γ_r of every modality, in every cell but "none"
     epochs: int = 30  # at most
     patience: int = 8  # epochs without a better validation MAE before a cell's weights are final
     batch_size: int = 32  # clips per step
     lr: float = 1e-3  # learning rate of encoders and heads
-    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = (
-        "selfmm"  # unimodal labels; none: the multimodal task alone
-    )
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: y_m alone
     verdict_seeds: int = 2  # how many of the seeds have their features measured
     permutations: int = 39  # for the null of a measured pair
     resamples: int = 200  # for its interval

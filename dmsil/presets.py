@@ -31,18 +31,12 @@ class TrainConfig:
     weight_decay: float = 0.01  # decoupled (AdamW)
     measure: Literal["none", "coral", "corr", "kappa", "rho2", "gaussian"] = "coral"  # of the alignment
     strength: float = 20.0  # weight of a pair that shares where `pairs` is empty
-    share: Literal["none", "all", "measured"] = (
-        "all"  # the pairs that share where `pairs` is empty; measured: whose inputs both hear the label
-    )
+    share: Literal["none", "all", "measured"] = "all"  # where `pairs` is empty; measured: pairs that hear the label
     pairs: tuple[tuple[str, str, float], ...] = ()  # (modality, modality, weight): + shares, − makes private
     whitening: float = 0.0  # weight γ_r of ‖C_s − I‖²
     alignment: float = 1.0  # what all weights of the alignment are multiplied by
-    keep: Literal["MAE", "objective"] = (
-        "MAE"  # the weights that are kept: least validation MAE, or least MAE plus alignment terms
-    )
-    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = (
-        "selfmm"  # unimodal labels; none: the multimodal task alone
-    )
+    keep: Literal["MAE", "objective"] = "MAE"  # weights of the least validation MAE, or MAE plus alignment terms
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: y_m alone
     neutral: Literal["exclude", "positive"] = "exclude"  # where clips with label 0 count
     floor: float = 0.0  # least weight of a unimodal task
     average: float = 0.0  # epochs over which the weights that are tested are averaged; 0: the last ones

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .audio import RATE, place_lines, read_audio, silences, timing, voice
+from .camera import vision_columns, vision_of
 from dmsil.clips import (
     Clips,
     DataError,
@@ -38,84 +39,6 @@ from .corpora import open_clips
 from .pickles import checked_clips
 from .tables import clips_from_table, read_table
 from .transcripts import Cue, bad, read_transcript
-from .unpickling import map_npy
-
-# %% ../nbs/11_recordings.ipynb #9a580162
-def _time_column(path: Path, head: list[str]) -> int:
-    at = [k for k, name in enumerate(head) if name.lower() in ("time", "timestamp")]
-    if len(at) != 1:
-        raise bad(path, "heading", f"{len(at)} columns time or timestamp", "one")
-    return at[0]
-
-
-def _vision_csv(path: Path) -> Float[np.ndarray, "m d"]:  # time first
-    "The table, time moved to the front."
-    head, rows, number = read_table(path)
-    at, found = _time_column(path, head), []
-    for line, cells in rows:
-        try:
-            found.append([number(cell) for cell in (cells[at], *cells[:at], *cells[at + 1 :])])
-        except ValueError as error:
-            raise bad(path, f"line {line}", error, "numbers") from None
-    return np.array(found).reshape(len(found), len(head))
-
-
-def vision_columns(
-    path: str | Path,  # as in `read_vision`
-) -> tuple[str, ...]:  # none of an .npy
-    "The names of a user's features."
-    if Path(path).suffix.lower() != ".csv":
-        return ()
-    head = read_table(path)[0]
-    at = _time_column(Path(path), head)
-    return (*head[:at], *head[at + 1 :])
-
-# %% ../nbs/11_recordings.ipynb #78a2b65f
-def read_vision(
-    path: str | Path,  # .csv with a column time or timestamp, or .npy with the time in its first column
-) -> Float[np.ndarray, "m d"]:  # time in seconds, then the features, in order of time
-    "A user's features, a time a row."
-    path = Path(path)
-    if path.suffix.lower() not in (".csv", ".npy"):
-        raise bad(path, "vision", f"a name ending in {path.suffix!r}", ".csv or .npy")
-    try:
-        if path.stat().st_size > 2**29:
-            raise bad(path, "vision", f"{path.stat().st_size} bytes", f"at most {2**29}")
-        values = _vision_csv(path) if path.suffix.lower() == ".csv" else map_npy(path)
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise bad(path, "vision", "no such file", "a table of features") from None
-    except Exception as error:  # whatever a damaged byte leads to
-        raise bad(path, "vision", f"a damaged file ({type(error).__name__}: {error})", "a whole one") from None
-    if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.dtype.kind not in "iuf":
-        raise bad(path, "vision", f"shape {values.shape} of {values.dtype}", "(rows, 1 + d) numbers, time first")
-    values = np.array(values, dtype=np.float64)
-    wrong = np.flatnonzero(~(np.abs(values) < 1e30).all(1))
-    if len(wrong):
-        raise bad(path, "vision", f"a number that is not finite in row {wrong[0]}", "numbers below 1e30")
-    return values[values[:, 0].argsort(kind="stable")]
-
-# %% ../nbs/11_recordings.ipynb #6fed4791
-def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]:  # (steps, d) a cue
-    "The rows of each cue; a row of zeros where there is none."
-    first, last = (np.searchsorted(table[:, 0], [span[k] for span in spans]) for k in (0, 1))
-    none = np.zeros((1, table.shape[1] - 1))
-    return [torch.from_numpy(table[a:b, 1:] if a < b else none).float() for a, b in zip(first, last, strict=True)]
-
-
-def _vision_of(path: Path, spans, last: float, notes: list[str]) -> Steps:
-    "The rows of each cue, if the table's clock is the recording's."
-    found, end = _between(table := read_vision(path), spans), table[-1, 0]
-    lone = sum(bool((rows == 0).all()) for rows in found)
-    clock = f"times from {table[0, 0]:g} to {end:g}"
-    if end > 3 * last + 1:
-        raise bad(path, "vision", clock, f"seconds of a recording of {last:.1f} s")
-    if lone == len(found):
-        raise bad(path, "vision", f"{clock}, and no row that is not 0 in any cue", f"rows from {spans[0][0]:g} s on")
-    if lone:
-        notes.append(f"{path.name}: {lone} of {len(found)} cues have no row; they count as not seen")
-    return sequences(found)
 
 # %% ../nbs/11_recordings.ipynb #69e1ad53
 @dataclass(frozen=True, eq=False)
@@ -220,7 +143,7 @@ def features(
     inputs = {"text": Texts(tuple(cue.text for cue in cues))} | ({"audio": Vectors(voice(x, spans))} if audio else {})
     inputs["timing"] = sequences([timing(cue, quiet) for cue in cues])
     if vision is not None:
-        inputs["vision"] = _vision_of(Path(vision), spans, len(x) / RATE, notes)
+        inputs["vision"] = vision_of(Path(vision), spans, len(x) / RATE, notes)
         columns = {"vision": names} if (names := vision_columns(vision)) else {}
     y, parts = _labelled(Path(labels), cues, notes) if labels is not None else ([math.nan] * len(cues), ())
     name = name or media.stem
@@ -454,9 +377,7 @@ def _arrays(words: tuple[str, ...]) -> dict[str, str]:
 def open_data(
     data: str | Path,  # as in `open_clips`; a CSV table; or a folder of recordings, or one ending in .safetensors
     scale: dict | None = None,  # of recordings, as in `recorded_clips`
-    arrays: tuple[
-        str, ...
-    ] = (),  # beside a CSV table, such as "audio=a.npy": their columns get mean 0 and deviation 1 over train
+    arrays: tuple[str, ...] = (),  # beside a CSV table, such as "audio=a.npy": standardised over train
     **options,  # as in `open_clips`
 ) -> Clips:
     "Clips from any source, recordings and tables among them."

@@ -36,9 +36,7 @@ class Cue:
     start: float  # seconds; nan in plain text
     end: float
     text: str  # without tags
-    stamps: tuple[
-        tuple[float, str], ...
-    ] = ()  # (from when, the words from there on), where the file times them inside the cue
+    stamps: tuple[tuple[float, str], ...] = ()  # (from when, which words), where the file times them inside the cue
 
 # %% ../nbs/10_transcripts.ipynb #f83f61ad
 _MOST_BYTES, _MOST_CUES, _MOST_LETTERS = 2**24, 20_000, 5_000  # of a transcript, in it, in a cue

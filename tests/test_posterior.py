@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dmsil.cli import main
-from dmsil.posterior import FixedLabels, Prior, additive_readouts, posterior_gain, posterior_labels
+from dmsil.posterior import FixedLabels, Prior, posterior_gain, posterior_labels
+from dmsil.readouts import additive_readouts
 from dmsil.synthetic import Simulation, SyntheticConfig
 
 
