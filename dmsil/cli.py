@@ -145,7 +145,7 @@ class Verdict:
     split: Literal["", "test", "valid", "train"] = ""  # which clips; empty: test of a run, all clips otherwise
     data: str = ""  # clips for a run; as it was trained where empty
     clean: bool = False  # as in train
-    group: Literal["video", "clip"] = "video"  # which clips are dealt and resampled together
+    group: Literal["video", "clip"] = "video"  # which clips are split and resampled together
     permutations: int = 200  # shuffles for the null
     seed: int = 0  # of folds, shuffles and resamples
     out: Path | None = None  # JSON file; empty: report.json in a run's folder, else none

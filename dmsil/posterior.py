@@ -120,17 +120,17 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
     raise ValueError(f"prior: no labels of {M} modalities have rho {rho.tolist()}; lower it")
 
 
-def _between(prior: Prior, s: str, t: str, told: Float[Tensor, " r"], usual: Tensor) -> Tensor | float:
+def _between(prior: Prior, s: str, t: str, observed: Float[Tensor, " r"], usual: Tensor) -> Tensor | float:
     "S_st: as given, or what the data tell (first as observed, then resampled), held near the usual value."
     if prior.between is not None:
         given = prior.between if isinstance(prior.between, dict) else {(s, t): prior.between}
         if (s, t) not in given and (t, s) not in given:
             raise ValueError(f"prior: between lacks the pair {(s, t)}")
         return given.get((s, t), given.get((t, s)))
-    if not told.isfinite().all():
+    if not observed.isfinite().all():
         return usual
-    v = told.clamp(-2, 2).var()
-    return usual + SPREAD**2 / (SPREAD**2 + v) * (told[0].clamp(0, 0.95) - usual)
+    v = observed.clamp(-2, 2).var()
+    return usual + SPREAD**2 / (SPREAD**2 + v) * (observed[0].clamp(0, 0.95) - usual)
 
 # %% ../nbs/05_posterior.ipynb #27452ec2
 HEARS = 0.25  # the least reliability with which a modality is asked to share

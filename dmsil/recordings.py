@@ -171,7 +171,7 @@ def save_recording(
             tensors[f"inputs.{s}"] = x.values
         if isinstance(x, Steps):
             tensors[f"lengths.{s}"] = x.lengths
-    told = {
+    metadata = {
         "kind": _KIND,
         "name": recording.name,
         "ids": json.dumps(clips.ids),
@@ -182,12 +182,12 @@ def save_recording(
         "notes": json.dumps(recording.notes),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p, told))
+    write_atomic(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p, metadata))
     return path
 
 # %% ../nbs/11_recordings.ipynb #28cfc0f2
-def _strings(told: dict, field: str, n: int | None) -> tuple[str, ...]:
-    values = json.loads(told[field]) if isinstance(told[field], str) else told[field]
+def _strings(metadata: dict, field: str, n: int | None) -> tuple[str, ...]:
+    values = json.loads(metadata[field]) if isinstance(metadata[field], str) else metadata[field]
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise ValueError(f"{field} is no list of strings")
     if n is not None and len(values) != n:
@@ -217,9 +217,9 @@ def _input(tensors: dict, s: str, n: int) -> Vectors | Steps:
     return Steps(values, lengths)
 
 # %% ../nbs/11_recordings.ipynb #ee147615
-def _checked_recording(told: dict, tensors: dict[str, Tensor]) -> Recording:
-    if told.get("kind") != _KIND:
-        raise ValueError(f"kind {str(told.get('kind'))[:30]!r}")
+def _checked_recording(metadata: dict, tensors: dict[str, Tensor]) -> Recording:
+    if metadata.get("kind") != _KIND:
+        raise ValueError(f"kind {str(metadata.get('kind'))[:30]!r}")
     labels, start, end = (tensors[key] for key in ("labels", "start", "end"))
     n = len(labels)
     for key, x in (("labels", labels), ("start", start), ("end", end)):
@@ -227,27 +227,27 @@ def _checked_recording(told: dict, tensors: dict[str, Tensor]) -> Recording:
             raise ValueError(f"{key} has shape {tuple(x.shape)} of {x.dtype}")
     if not ((start >= 0) & (start < end)).all() or (labels.abs() > 3).any():
         raise ValueError("times or labels out of range")
-    ids, texts, parts = _strings(told, "ids", n), _strings(told, "text", n), _strings(told, "parts", None)
+    ids, texts, parts = _strings(metadata, "ids", n), _strings(metadata, "text", n), _strings(metadata, "parts", None)
     if len(set(ids)) < n or len(parts) not in (0, n):
         raise ValueError("an id twice, or splits for other clips")
-    names = _strings(told, "modalities", None)
+    names = _strings(metadata, "modalities", None)
     inputs = {s: Texts(texts) if s == "text" else _input(tensors, s, n) for s in names}
     columns = (
-        {s: _strings(json.loads(told["columns"]), s, None) for s in json.loads(told["columns"])}
-        if "columns" in told
+        {s: _strings(json.loads(metadata["columns"]), s, None) for s in json.loads(metadata["columns"])}
+        if "columns" in metadata
         else {}
     )
     for s, found in columns.items():
         if len(found) != inputs[s].values.shape[-1]:
             raise ValueError(f"{len(found)} names of {s}")
     return Recording(
-        told["name"],
+        metadata["name"],
         start,
         end,
         Split(ids, inputs, labels),
         parts,
         columns,
-        _strings(told, "notes", None) if "notes" in told else (),
+        _strings(metadata, "notes", None) if "notes" in metadata else (),
     )
 
 # %% ../nbs/11_recordings.ipynb #7c7a2ff5

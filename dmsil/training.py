@@ -145,11 +145,11 @@ def _validate(run: Trainer) -> dict[str, float]:
     "Validation metrics; remember the weights if they are the best so far."
     model = run.shadow if run.shadow is not None and run.epoch > 1 else run.model
     y_hat, z = predict(model, run.clips.valid, precision=run.config.precision, ranks=run.ranks)
-    valid = run.ranks.told(scores(y_hat, run.clips.valid, run.clips.dataset))
+    valid = run.ranks.broadcast(scores(y_hat, run.clips.valid, run.clips.dataset))
     score = valid["MAE"]
     if run.config.keep == "objective" and run.alignment is not None:
         with torch.no_grad():
-            score += run.ranks.told(run.alignment({s: x.to(run.device) for s, x in z.items()}).total.item())
+            score += run.ranks.broadcast(run.alignment({s: x.to(run.device) for s, x in z.items()}).total.item())
     if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
         run.best = {"epoch": run.epoch, "score": score, "MAE": valid["MAE"], "weights": weights}
@@ -197,7 +197,7 @@ def _open_folder(run: Trainer, out, resume: bool) -> Path | None:
 def _check_same(run: Trainer) -> None:
     "Processes that train together have the same clips, and start from the same epoch."
     here = {"identity": identity(run), "epoch": run.epoch} if run.ranks.world > 1 else None
-    if run.ranks.told(here) != here:
+    if run.ranks.broadcast(here) != here:
         raise DataError(
             f"process {run.ranks.rank} does not start as process 0 does: all need the same clips, and a folder --out that they share"
         )
@@ -266,7 +266,7 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
             folder / "history.csv", run.history
         )  # again: the last row is missing where the process was killed before it
         write_json(folder / "metrics.json", metrics)
-    run.ranks.told("saved")
+    run.ranks.broadcast("saved")
     pairs = run.alignment.weights if run.alignment is not None else {}
     return Run(
         metrics,
