@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
 # %% ../nbs/19_estimates.ipynb #ce3b5666
 def pointwise(
     u: Float[Tensor, "*r n k"],  # canonical coordinates of one modality
@@ -29,6 +28,7 @@ def pointwise(
 
 # %% ../nbs/19_estimates.ipynb #bfcfeb3d
 BOUND = 5.0  # deviations at which columns are cut
+
 
 def standard(
     D: Float[Tensor, "n d"],  # features
@@ -46,12 +46,15 @@ def standard(
 # %% ../nbs/19_estimates.ipynb #e6d6c302
 CLIPS_A_DIRECTION = 12  # clips that one direction takes
 
+
 @dataclass(frozen=True)
 class White:
     "White features, and how much of the columns they hold."
+
     W: Float[Tensor, "n k"]
     cut: bool  # were directions left out?
     read: float  # share of the columns' variance that is kept
+
 
 def white(
     X: Float[Tensor, "n d"],  # from `standard`
@@ -73,6 +76,7 @@ def white(
 # %% ../nbs/19_estimates.ipynb #05d674cc
 _NEAR = 1e-6  # 1 − ρ² is this at least
 
+
 def canonical(
     A: Float[Tensor, "*r n p"],  # white features of one side
     B: Float[Tensor, "*r n q"],  # of the other
@@ -80,6 +84,7 @@ def canonical(
     "Canonical coordinates u and v, and their correlations ρ."
     U_a, rho, U_bT = torch.linalg.svd(A.mT @ B / A.shape[-2], full_matrices=False)
     return A @ U_a, B @ U_bT.mT, rho.clamp(max=(1 - _NEAR) ** 0.5)
+
 
 def gaussian_information(
     M: Float[Tensor, "*r p q"],  # white cross-covariances
@@ -93,19 +98,23 @@ def _wishart(n: int, d: int, order: int) -> float:
     "Σ ψ((m + 1 − j)/2), or of ψ', for j = 1 … d and m = n − 1."
     return torch.special.polygamma(order, (n - torch.arange(1, d + 1, dtype=torch.double)) / 2).sum().item()
 
+
 def gaussian_bias(
     n: int,  # clips
     d_a: int,  # directions of one side
     d_b: int,  # of the other
 ) -> float:  # nats
     "P36: by how much the information of n clips is too large."
+
     def beta(d):
         return (_wishart(n, d, 0) + d * math.log(2 / (n - 1))) / 2
+
     return beta(d_a) + beta(d_b) - beta(d_a + d_b)
 
 # %% ../nbs/19_estimates.ipynb #ee2cc5bc
 class Groups:
     "Which clips belong together: they are shuffled, held out, resampled and counted together."
+
     def __init__(self, n: int, groups=None, seed: int = 0, device=None):
         labels = list(range(n)) if groups is None else [str(g) for g in groups]
         names = {g: j for j, g in enumerate(dict.fromkeys(labels))}
@@ -119,6 +128,7 @@ class Groups:
 # %% ../nbs/19_estimates.ipynb #c57212a9
 ALIKE = 6  # groups of unequal size change places among so many of similar size
 
+
 def shuffles(
     groups: Groups,
     times: int,
@@ -131,7 +141,9 @@ def shuffles(
     alike = torch.zeros(G) if groups.equal else (torch.arange(G) // ALIKE).clamp(max=max(G // ALIKE - 1, 0))
     by_size = groups.sizes.argsort(stable=True)
     to = torch.empty(times, G, dtype=torch.long, device=order.device)
-    to[:, by_size] = by_size[(alike + torch.rand(times, G, generator=groups.generator(salt))).argsort(1).to(order.device)]
+    to[:, by_size] = by_size[
+        (alike + torch.rand(times, G, generator=groups.generator(salt))).argsort(1).to(order.device)
+    ]
     to = to[:, groups.of]
     return order[first[to] + place % groups.sizes[to]]
 
@@ -143,6 +155,7 @@ def rewhitened(
     B = B - B.mean(-2, keepdim=True)
     C = B.mT @ B / B.shape[-2] + 1e-9 * torch.eye(B.shape[-1], dtype=B.dtype, device=B.device)
     return torch.linalg.solve_triangular(torch.linalg.cholesky_ex(C).L, B.mT, upper=False).mT
+
 
 def _shuffled(B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], given: Tensor | None = None):
     "White features of the shuffled side, some shuffles at a time; without what lines on `given` explain."
@@ -164,6 +177,7 @@ def mean_variance(
 @dataclass(frozen=True)
 class Estimate:
     "The information of two white sides, and what it is compared with."
+
     nats: float  # bias taken off
     clipwise: Float[Tensor, " n"]  # of which `nats` is the mean
     null: Float[Tensor, " r"]  # of shuffled clips, bias taken off
@@ -174,20 +188,25 @@ class Estimate:
 # %% ../nbs/19_estimates.ipynb #03c1f44d
 MARGIN = 0.1  # nats; less is called private
 
+
 def planted(
     M: Float[Tensor, "r p q"],  # cross-covariances of shuffled clips
     nats: float,  # to put in
     generator: torch.Generator,  # of the directions
 ) -> Float[Tensor, " r"]:  # by how much their information grows
     "A correlation between a random direction of either side is put in."
-    direction = lambda k: torch.nn.functional.normalize(torch.randn(len(M), k, generator=generator, dtype=M.dtype), dim=1).to(M.device)
+    direction = lambda k: torch.nn.functional.normalize(
+        torch.randn(len(M), k, generator=generator, dtype=M.dtype), dim=1
+    ).to(M.device)
     w_a, w_b = map(direction, M.shape[1:])
     c, along = math.exp(-nats), torch.einsum("rp,rpq->rq", w_a, M)
     rho, m = math.sqrt(1 - c * c), (along * w_b).sum(1)
     return nats + 0.5 * torch.log1p(2 * rho * c * m - rho**2 * (along.square().sum(1) - m**2))
 
 # %% ../nbs/19_estimates.ipynb #f46e5c48
-def _chance(A: Tensor, B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], share: float, given: Tensor | None) -> tuple[Tensor, Tensor, float]:
+def _chance(
+    A: Tensor, B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], share: float, given: Tensor | None
+) -> tuple[Tensor, Tensor, float]:
     "Of shuffled clips: their information, what a planted share adds to it, and the variance that P35 would give it."
     null, more, chance, g = [], [], [], groups.generator(1)
     for X in _shuffled(B, groups, rows, given):
@@ -205,7 +224,8 @@ def estimate(
     groups: Groups,
     rows: Int[Tensor, "r n"],  # from `shuffles`; none: the formulas for Gaussian clips
     share: float = MARGIN,  # nats to plant
-    given: Float[Tensor, "n k"] | None = None,  # white features whose lines A and B are already rid of, and every shuffle will be
+    given: Float[Tensor, "n k"]
+    | None = None,  # white features whose lines A and B are already rid of, and every shuffle will be
 ) -> Estimate:
     "Estimate, null and variance of what two white sides share."
     A, B = sorted((A, B), key=lambda W: -W.shape[1])  # the narrower one is shuffled
@@ -231,8 +251,10 @@ def student(
 ) -> float:
     "Half the width of an interval, in standard deviations: Student's t for as many groups of equal size as would count as much."
     from scipy.special import stdtrit
+
     count = len(groups.of) ** 2 / groups.sizes.double().square().sum().item()
     return float(stdtrit(max(count - 1, 1), (1 + level) / 2))
+
 
 def interval(
     e: Estimate,
@@ -244,6 +266,7 @@ def interval(
     slope = e.V_1 / max(e.nats, math.sqrt(e.V_0), 1e-300)
     middle, half = e.nats + t * t * slope / 2, t * math.sqrt(e.V_0 + slope * max(e.nats, 0) + (t * slope / 2) ** 2)
     return max(0.0, middle - half), max(0.0, middle + half)
+
 
 def null95(
     x: Float[Tensor, "r *k"],  # draws of a null
@@ -300,12 +323,14 @@ def dependence(
 # %% ../nbs/19_estimates.ipynb #0116b456
 ALPHA = 0.025  # in so few cases at most something is said to be shared that isn't: the interval's lower end, too, errs as often
 
+
 def ranks(
     statistics: Float[Tensor, "k r"],  # of every draw, the estimate first
 ) -> Int[Tensor, "k r"]:
     "How many draws lie below, for each statistic."
     statistics = statistics.contiguous()
     return torch.searchsorted(statistics.sort(1).values, statistics)
+
 
 def tested(
     statistics: Float[Tensor, "k r"],  # of every draw, the estimate first
@@ -314,4 +339,8 @@ def tested(
     rank = ranks(statistics)
     most = rank.amax(0)
     line = most.sort(descending=True).values[int(ALPHA * len(most))]
-    return (most >= most[0]).double().mean().item(), (rank[:, 0] > line).tolist(), statistics.sort(1).values[:, line].tolist()
+    return (
+        (most >= most[0]).double().mean().item(),
+        (rank[:, 0] > line).tolist(),
+        statistics.sort(1).values[:, line].tolist(),
+    )

@@ -11,14 +11,26 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from .estimates import Estimate, Groups, estimate, interval, mean_variance, null95, shuffles, standard, student, white
+from dmsil.estimates import (
+    Estimate,
+    Groups,
+    estimate,
+    interval,
+    mean_variance,
+    null95,
+    shuffles,
+    standard,
+    student,
+    white,
+)
 
 # %% ../nbs/20_interactions.ipynb #6b89e20f
 PARTS = ("alone", "redundant", "unique", "synergistic", "added")
 CLIPS_A_FEATURE = 4  # clips that one direction takes where the other side is one label
+
 
 def without(
     W: Float[Tensor, "n p"],  # white features
@@ -29,6 +41,7 @@ def without(
     L, V = torch.linalg.eigh(X.T @ X / len(X))
     return X @ V[:, L > 1e-6] / L[L > 1e-6].sqrt()
 
+
 def _given(W: Tensor, y: Tensor, given: Tensor, groups: Groups, rows: Tensor) -> Estimate:
     "I(W; y | given)."
     return estimate(without(W, given), without(y, given), groups, rows, given=given)
@@ -37,6 +50,7 @@ def _given(W: Tensor, y: Tensor, given: Tensor, groups: Groups, rows: Tensor) ->
 @dataclass(frozen=True)
 class Modality:
     "What one modality knows about the label, measured, in nats."
+
     alone: float  # I(h_s; y) of the Gaussian fit
     redundant: float  # what the others know as well
     unique: float  # what only this one knows
@@ -46,11 +60,18 @@ class Modality:
     null95: dict[str, float]  # alone, added: 95th percentile for shuffled labels
     bound: dict[str, bool]  # alone, others, together: were there too few clips for all directions?
 
+
 def _parts(I_s: float, I_o: float, I: float) -> dict[str, float]:
     "The five parts, from three informations (P44)."
     I_s, I_o = max(I_s, 0.0), max(I_o, 0.0)
     I, redundant = max(I, I_s, I_o), min(I_s, I_o)
-    return {"alone": I_s, "redundant": redundant, "unique": I_s - redundant, "synergistic": I - max(I_s, I_o), "added": I - I_o}
+    return {
+        "alone": I_s,
+        "redundant": redundant,
+        "unique": I_s - redundant,
+        "synergistic": I - max(I_s, I_o),
+        "added": I - I_o,
+    }
 
 # %% ../nbs/20_interactions.ipynb #c78d9ce3
 def _difference(s: Estimate, o: Estimate, groups: Groups) -> tuple[float, float]:
@@ -58,11 +79,18 @@ def _difference(s: Estimate, o: Estimate, groups: Groups) -> tuple[float, float]
     sd = math.sqrt(mean_variance(s.clipwise - o.clipwise, groups).item() + s.V_0 + o.V_0)
     return tuple(max(0.0, s.nats - o.nats + side * student(groups) * sd) for side in (-1, 1))
 
+
 def _ends(s: Estimate, o: Estimate, s_o: Estimate, o_s: Estimate, groups: Groups) -> dict[str, tuple[float, float]]:
     "Intervals of the five parts, from I_s, I_o, I − I_o and I − I_s."
     alone, others, added, rest = (interval(e, groups) for e in (s, o, s_o, o_s))
     lesser = lambda x, y: (min(x[0], y[0]), min(x[1], y[1]))
-    return {"alone": alone, "redundant": lesser(alone, others), "unique": _difference(s, o, groups), "synergistic": lesser(added, rest), "added": added}
+    return {
+        "alone": alone,
+        "redundant": lesser(alone, others),
+        "unique": _difference(s, o, groups),
+        "synergistic": lesser(added, rest),
+        "added": added,
+    }
 
 # %% ../nbs/20_interactions.ipynb #920a7787
 def label_interactions(
@@ -70,7 +98,9 @@ def label_interactions(
     y: Float[Tensor, " n"],  # labels, float64
     groups: Groups,
     permutations: int,  # shuffles for bias and null
-) -> tuple[dict[str, Modality], float, tuple[float, float]]:  # by modality; nats that all know together, with their interval
+) -> tuple[
+    dict[str, Modality], float, tuple[float, float]
+]:  # by modality; nats that all know together, with their interval
     "What each modality knows about the label, alone and against all others."
     Y, rows = white(standard(y[:, None]), 1).W, shuffles(groups, permutations)
     read = lambda names: white(standard(torch.cat([features[t] for t in names], 1)), max(1, len(y) // CLIPS_A_FEATURE))
@@ -82,15 +112,25 @@ def label_interactions(
         s_o, o_s = _given(own.W, Y, others.W, groups, rows), _given(others.W, Y, own.W, groups, rows)
         ends = _ends(I_s, I_o, replace(s_o, nats=I.nats - I_o.nats), replace(o_s, nats=I.nats - I_s.nats), groups)
         for part in ("alone", *(("added", "synergistic") if not others.cut else ())):
-            if own.cut: ends[part] = (ends[part][0], math.inf)
-        null, parts = {"alone": null95(I_s.null).item(), "added": null95(s_o.null).item()}, _parts(I_s.nats, I_o.nats, I.nats)
+            if own.cut:
+                ends[part] = (ends[part][0], math.inf)
+        null, parts = (
+            {"alone": null95(I_s.null).item(), "added": null95(s_o.null).item()},
+            _parts(I_s.nats, I_o.nats, I.nats),
+        )
         ends = {part: (min(low, parts[part]), max(high, parts[part])) for part, (low, high) in ends.items()}
-        found[s] = Modality(**parts, interval=ends, null95=null,
-                            bound={"alone": own.cut, "others": others.cut, "together": everyone.cut})
+        found[s] = Modality(
+            **parts,
+            interval=ends,
+            null95=null,
+            bound={"alone": own.cut, "others": others.cut, "together": everyone.cut},
+        )
     return found, max(0.0, I.nats), interval(I, groups)
 
 # %% ../nbs/20_interactions.ipynb #0b54644b
-def _entropy(p: Tensor, *dims: int) -> Tensor: return -torch.special.xlogy(p, p).sum(dims)
+def _entropy(p: Tensor, *dims: int) -> Tensor:
+    return -torch.special.xlogy(p, p).sum(dims)
+
 
 def _mutual(p: Float[Tensor, "*r i j"]) -> Tensor:
     "Mutual information of a table, in nats."
@@ -117,7 +157,9 @@ def _interior(
     missing = (margins - A @ (q + along(barrier - g))).flatten(1).masked_fill(fixed, 0)
     multipliers = torch.linalg.solve_ex(AKA, missing[..., None])[0].view_as(margins)
     step = along(barrier - g + A.T @ multipliers)
-    slack = torch.where(there, g - A.T @ multipliers, 0.0).amin(1).clamp(max=0)  # what multipliers that are too large must give back
+    slack = (
+        torch.where(there, g - A.T @ multipliers, 0.0).amin(1).clamp(max=0)
+    )  # what multipliers that are too large must give back
     gap = (g * q).sum((1, 2)) - (multipliers * margins).sum((1, 2)) - (slack * q.sum(1)).sum(1)
     return step, (t * (barrier - g) * step).sum((1, 2)).clamp(min=0).sqrt(), gap
 
@@ -127,7 +169,8 @@ def least_informative(
     gap: float = 1e-6,  # nats, 1e-7 or more
 ) -> Float[Tensor, "*r i j y"]:  # tables with the same p(x_1, y) and p(x_2, y) and the least I(x_1x_2; y)
     "The convex programme of the discrete split: no table with these margins (kept to 1e-7) knows less by more than `gap`."
-    if not gap >= 1e-7: raise ValueError(f"least_informative needs gap ≥ 1e-7, got {gap}")
+    if not gap >= 1e-7:
+        raise ValueError(f"least_informative needs gap ≥ 1e-7, got {gap}")
     i, j, k = p.shape[-3:]
     A = torch.cat([torch.eye(i).repeat_interleave(j, 1), torch.eye(j).repeat(1, i)]).to(p.device, torch.double)
     q = p.double().reshape(-1, i * j, k)
@@ -138,8 +181,11 @@ def least_informative(
     t, most = torch.ones_like(q[:, :1, :1]), 2 * (q > 0).sum((1, 2), keepdim=True) / gap
     for _ in range(500):
         step, decrement, found = _interior(q, A, margins, fixed, t)
-        if (found <= gap).all(): return q.view(p.shape).to(p.dtype)
-        boundary = (-step / q.clamp(min=1e-300)).amax((1, 2)).clamp(min=1e-9)  # 1 / the length at which a cell of q is empty
+        if (found <= gap).all():
+            return q.view(p.shape).to(p.dtype)
+        boundary = (
+            (-step / q.clamp(min=1e-300)).amax((1, 2)).clamp(min=1e-9)
+        )  # 1 / the length at which a cell of q is empty
         length = torch.minimum(torch.where(decrement > 0.25, 1 / (1 + decrement), 1.0), 0.9 / boundary)
         q = q + torch.where(found <= gap, 0.0, length)[:, None, None] * step
         t = torch.where((decrement < 0.5)[:, None, None], torch.minimum(10 * t, most), t)
@@ -149,10 +195,12 @@ def least_informative(
 @dataclass(frozen=True)
 class DiscreteSplit:
     "What two variables know about a third, in nats; the parts add up to what they know together."
+
     redundant: Tensor
     unique: tuple[Tensor, Tensor]
     synergistic: Tensor
     bounds: tuple[Tensor, Tensor]  # of the synergy, from tables of two variables each
+
 
 def discrete_split(
     p: Float[Tensor, "*r i j y"],  # tables of x_1, x_2 and y, each adding up to 1
@@ -160,15 +208,21 @@ def discrete_split(
     "Redundant, unique and synergistic information of a table (Bertschinger et al. 2014)."
     I_1, I_2, I = _mutual(p.sum(-2)), _mutual(p.sum(-3)), _mutual(p.flatten(-3, -2))
     least = _mutual(least_informative(p).flatten(-3, -2))
-    least = torch.minimum(torch.maximum(least, torch.maximum(I_1, I_2)), torch.minimum(I, I_1 + I_2))  # what the gap leaves open
+    least = torch.minimum(
+        torch.maximum(least, torch.maximum(I_1, I_2)), torch.minimum(I, I_1 + I_2)
+    )  # what the gap leaves open
     low, high = joint_bounds(p)
-    return DiscreteSplit(I_1 + I_2 - least, (least - I_2, least - I_1), I - least, ((low - least).clamp(min=0), high - least))
+    return DiscreteSplit(
+        I_1 + I_2 - least, (least - I_2, least - I_1), I - least, ((low - least).clamp(min=0), high - least)
+    )
 
 # %% ../nbs/20_interactions.ipynb #4052dae0
 def _meet_gain(p: Float[Tensor, "*r i j"], q: Float[Tensor, "*r i y"]) -> Tensor:
     "Σ_i p(i)·[H(j|i) + H(y|i) − H(meet)], at least I(j; y | i), from the tables of (i, j) and (i, y)."
     weight, size = p.sum(-1), max(p.shape[-1], q.shape[-1])
-    p, q = (torch.nn.functional.pad(t / t.sum(-1, keepdim=True).clamp(min=1e-300), (0, size - t.shape[-1])) for t in (p, q))
+    p, q = (
+        torch.nn.functional.pad(t / t.sum(-1, keepdim=True).clamp(min=1e-300), (0, size - t.shape[-1])) for t in (p, q)
+    )
     cumulative = torch.minimum(*(t.sort(-1, descending=True).values.cumsum(-1) for t in (p, q)))
     meet = torch.diff(cumulative, dim=-1, prepend=torch.zeros_like(cumulative[..., :1])).clamp(min=0)
     return (weight * (_entropy(p, -1) + _entropy(q, -1) - _entropy(meet, -1))).sum(-1)

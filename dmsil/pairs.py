@@ -17,8 +17,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .covariance import kappa, u_overlap, unit_scaled
-from .estimates import CLIPS_A_DIRECTION, MARGIN, Estimate, Groups, White, dependence, estimate, interval, kernel_components
-from .estimates import normal_scores, null95, shuffles, standard, tested, white
+from dmsil.estimates import (
+    CLIPS_A_DIRECTION,
+    MARGIN,
+    Estimate,
+    Groups,
+    White,
+    dependence,
+    estimate,
+    interval,
+    kernel_components,
+    normal_scores,
+    null95,
+    shuffles,
+    standard,
+    tested,
+    white,
+)
 
 # %% ../nbs/19_pairs.ipynb #749029cc
 def splits(
@@ -43,9 +58,12 @@ def resampled_means(
     "The means of x over the clips of whole groups drawn with replacement."
     G = len(groups.sizes)
     drawn = torch.randint(G, (times, G), generator=groups.generator(3)).to(x.device)
-    weight = torch.zeros(times, G, dtype=x.dtype, device=x.device).scatter_add(1, drawn, torch.ones_like(drawn, dtype=x.dtype))
+    weight = torch.zeros(times, G, dtype=x.dtype, device=x.device).scatter_add(
+        1, drawn, torch.ones_like(drawn, dtype=x.dtype)
+    )
     sums = torch.zeros(G, x.shape[1], dtype=x.dtype, device=x.device).index_add(0, groups.of, x)
     return weight @ sums / (weight @ groups.sizes.to(x.dtype))[:, None]
+
 
 def percentiles(
     x: Float[Tensor, " r"],  # a quantity in every resample
@@ -62,6 +80,7 @@ def _trained_white(A: Float[Tensor, "n p"], train: Int[Tensor, " t"]) -> Float[T
     L = torch.linalg.cholesky_ex(X[train].T @ X[train] / len(train) + 1e-9 * torch.eye(A.shape[1]).to(A)).L
     return torch.linalg.solve_triangular(L, X.T, upper=False).T
 
+
 def held_out_correlations(
     A: Float[Tensor, "n p"],  # white features of one side
     B: Float[Tensor, "n q"],  # of the other
@@ -70,7 +89,9 @@ def held_out_correlations(
     folds: int,
     resamples: int,
     leading: int = 8,
-) -> tuple[Float[Tensor, " k"], Float[Tensor, "r k"], Float[Tensor, "s k"]]:  # measured, of shuffled clips, of resamples
+) -> tuple[
+    Float[Tensor, " k"], Float[Tensor, "r k"], Float[Tensor, "s k"]
+]:  # measured, of shuffled clips, of resamples
     "Correlations of the leading canonical coordinates on clips that were held out."
     k = min(leading, A.shape[1], B.shape[1])
     u, v = A.new_zeros(len(A), k), A.new_zeros(len(A), k)
@@ -121,6 +142,7 @@ def kappa_halves(
 # %% ../nbs/19_pairs.ipynb #71a3a3cc
 POWER = 0.8  # chance to find a share of the margin's size, without which nothing is called private
 
+
 def verdict(
     linear: bool,  # was a line found, of columns or of normal scores?
     nonlinear: bool,  # or something else?
@@ -140,6 +162,7 @@ def verdict(
 @dataclass(frozen=True)
 class Pair:
     "What two modalities have in common, measured."
+
     shared: float  # nats of the Gaussian fit, bias taken off
     null95: float  # 95th percentile of the same for shuffled clips
     interval: tuple[float, float]  # of `shared`, 95 %; where it is a bound: (low, inf)
@@ -158,16 +181,20 @@ class Pair:
     canonical: tuple[float, ...]  # leading canonical correlations, on clips that were held out
     canonical_null95: tuple[float, ...]
     canonical_interval: tuple[tuple[float, float], ...]
-    clipwise: Float[Tensor, " n"] | None = field(default=None, repr=False, compare=False)  # pointwise information of each clip
+    clipwise: Float[Tensor, " n"] | None = field(
+        default=None, repr=False, compare=False
+    )  # pointwise information of each clip
 
 # %% ../nbs/19_pairs.ipynb #a3f1e4a7
 @dataclass(frozen=True)
 class Side:
     "One modality, as the three tests see it."
+
     D: Float[Tensor, "n d"]  # float64
     columns: White
     scores: White
     kernel: Float[Tensor, "n c"]
+
 
 def one_side(
     D: Float[Tensor, "n d"],  # features
@@ -190,11 +217,16 @@ def line_holds(
     return bool(resampled.shape[1]) and percentiles(resampled[:, 0])[0] > 0
 
 # %% ../nbs/19_pairs.ipynb #ad5382da
-def _three_tests(a: Side, b: Side, groups: Groups, rows, margin: float) -> tuple[Estimate, Estimate, Float[Tensor, " r"]]:
+def _three_tests(
+    a: Side, b: Side, groups: Groups, rows, margin: float
+) -> tuple[Estimate, Estimate, Float[Tensor, " r"]]:
     "Estimates of columns and of normal scores, and the kernel's statistic, as the clips are and for each shuffle."
-    lines, ranked = (estimate(x.W, y.W, groups, rows, margin) for x, y in ((a.columns, b.columns), (a.scores, b.scores)))
+    lines, ranked = (
+        estimate(x.W, y.W, groups, rows, margin) for x, y in ((a.columns, b.columns), (a.scores, b.scores))
+    )
     as_is = torch.arange(len(a.D), device=rows.device)[None]
     return lines, ranked, dependence(a.kernel, b.kernel, torch.cat([as_is, rows]))
+
 
 def judged(
     a: Side,
@@ -209,14 +241,26 @@ def judged(
     p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), kernel]))
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
-    linear = any(said and line_holds(*of, groups) for said, of in zip(found, ((a.columns, b.columns), (a.scores, b.scores))))
+    linear = any(
+        said and line_holds(*of, groups) for said, of in zip(found, ((a.columns, b.columns), (a.scores, b.scores)))
+    )
     word = verdict(linear, found[2] or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"
     if cut:
         ends = [(interval(e, groups, 0.9)[0], math.inf) for e in (lines, ranked)]
-    return {"lines": lines, "ranked": ranked, "bound": cut, "variance_read": (a.columns.read, b.columns.read), "p": p, "power": power,
-            "nonlinear": (kernel >= kernel[0]).double().mean().item(), "verdict": word, "interval": ends[0], "copula_interval": ends[1]}
+    return {
+        "lines": lines,
+        "ranked": ranked,
+        "bound": cut,
+        "variance_read": (a.columns.read, b.columns.read),
+        "p": p,
+        "power": power,
+        "nonlinear": (kernel >= kernel[0]).double().mean().item(),
+        "verdict": word,
+        "interval": ends[0],
+        "copula_interval": ends[1],
+    }
 
 # %% ../nbs/19_pairs.ipynb #a65405e4
 def measured_pair(
@@ -235,11 +279,17 @@ def measured_pair(
     rho, rho_null, rho_resampled = held_out_correlations(a.columns.W, b.columns.W, groups, rows, folds, resamples)
     halves = kappa_halves(a.D, b.D, groups, max(20, resamples // 10))
     return Pair(
-        shared=max(lines.nats, 0.0), null95=null95(lines.null).item(),
-        copula=max(ranked.nats, 0.0), copula_null95=null95(ranked.null).item(),
-        kappa=kappa(a.D, b.D).item(), kappa_null95=null95(kappa_null(a.D, b.D, rows)).item(), kappa_interval=percentiles(halves, -1, 1),
-        canonical=tuple(rho.tolist()), canonical_null95=tuple(null95(rho_null).tolist()),
-        canonical_interval=tuple(percentiles(r, -1, 1) for r in rho_resampled.T), clipwise=lines.clipwise.cpu(),
+        shared=max(lines.nats, 0.0),
+        null95=null95(lines.null).item(),
+        copula=max(ranked.nats, 0.0),
+        copula_null95=null95(ranked.null).item(),
+        kappa=kappa(a.D, b.D).item(),
+        kappa_null95=null95(kappa_null(a.D, b.D, rows)).item(),
+        kappa_interval=percentiles(halves, -1, 1),
+        canonical=tuple(rho.tolist()),
+        canonical_null95=tuple(null95(rho_null).tolist()),
+        canonical_interval=tuple(percentiles(r, -1, 1) for r in rho_resampled.T),
+        clipwise=lines.clipwise.cpu(),
         **found,
     )
 
@@ -256,7 +306,9 @@ def checked_features(
         raise ValueError(f"permutations need to be 0 or at least 39 for a verdict, got {permutations}")
     features = {s: D if isinstance(D, Tensor) else torch.as_tensor(D) for s, D in features.items() if s != "fusion"}
     if len(features) < 2:
-        raise ValueError(f"a verdict needs at least two modalities beside the fusion, got {', '.join(features) or 'none'}")
+        raise ValueError(
+            f"a verdict needs at least two modalities beside the fusion, got {', '.join(features) or 'none'}"
+        )
     for s, D in features.items():
         if D.ndim != 2 or len(D) != n:
             raise ValueError(f"{s}: features need shape ({n}, d), a row a clip, got {tuple(D.shape)}")
@@ -301,6 +353,7 @@ def twins(
         same[i[close]] = same[j[close]] = True
     return int(same.sum())
 
+
 def order_correlation(
     W: Float[Tensor, "n k"],  # white features in the order given
 ) -> float:  # 0 if it may be chance
@@ -317,16 +370,20 @@ def clip_notes(
     n, found = len(groups.of), []
     for s, x in sides.items():
         if x.columns.cut:
-            found.append(f"{s}: {n} clips are too few for {x.D.shape[1]} columns; the leading {x.columns.W.shape[1]} directions were "
-                         f"measured, {x.columns.read:.0%} of the variance, and what is shared in the others is not seen")
+            found.append(
+                f"{s}: {n} clips are too few for {x.D.shape[1]} columns; the leading {x.columns.W.shape[1]} directions were "
+                f"measured, {x.columns.read:.0%} of the variance, and what is shared in the others is not seen"
+            )
         if not x.columns.W.shape[1]:
             found.append(f"{s}: the features do not vary")
     alike = {s: r for s, x in sides.items() if groups.single and (r := order_correlation(x.scores.W))}
     if len(alike) > 1:
         block = math.ceil(20 / (1 - min(max(alike.values()), 0.99)))
         blocks = f", or blocks of clips in a row: [k // {block} for k in range({n})]" if n >= 10 * block else ""
-        found.append(f"neighbouring clips are alike ({', '.join(f'{s} {r:.2f}' for s, r in alike.items())}): they are not independent, "
-                     f"and too much seems to be shared; pass groups, a video for each clip{blocks}")
+        found.append(
+            f"neighbouring clips are alike ({', '.join(f'{s} {r:.2f}' for s, r in alike.items())}): they are not independent, "
+            f"and too much seems to be shared; pass groups, a video for each clip{blocks}"
+        )
     if (same := twins(torch.cat([x.columns.W for x in sides.values()], 1), groups)) > n / 100:
         found.append(f"{same} clips equal another one in all modalities: if a clip is there twice, give both one group")
     return tuple(found)
@@ -340,6 +397,7 @@ def neighbour_information(
     "Mutual information by nearest neighbours (Kraskov et al. 2004): any shape, but only a few directions."
     from scipy.spatial import cKDTree
     from scipy.special import digamma
+
     A, B = ((D - D.mean(0)).div(D.std(0)).double().numpy() for D in (D_a, D_b))
     both = np.concatenate([A, B], 1)
     reach = cKDTree(both).query(both, k + 1, p=math.inf)[0][:, -1] * (1 - 1e-12)

@@ -23,12 +23,15 @@ from .pairs import Pair, checked_features, clip_notes, measured_pair, one_side
 @dataclass(frozen=True)
 class Change:
     "What became of a pair, after minus before, on the same clips."
+
     shared: float  # nats
     interval: tuple[float, float]  # 95 %, from the clips' own differences
+
 
 @dataclass(frozen=True, repr=False)
 class Report:
     "The verdict: what each pair shares, and what each modality knows about the label."
+
     pairs: dict[tuple[str, str], Pair]
     modalities: dict[str, Modality]
     together: float  # nats that all modalities together know about the label
@@ -40,15 +43,23 @@ class Report:
     before: "Report | None" = None  # the same of other features of the same clips, say before training
     change: dict[tuple[str, str], Change] = field(default_factory=dict)
 
-    def to_dict(self) -> dict: return _as_dict(self)
-    def plot(self): return plot_report(self)
-    def __repr__(self) -> str: return _as_text(self)
-    def _repr_html_(self) -> str: return _as_html(self)
+    def to_dict(self) -> dict:
+        return _as_dict(self)
+
+    def plot(self):
+        return plot_report(self)
+
+    def __repr__(self) -> str:
+        return _as_text(self)
+
+    def _repr_html_(self) -> str:
+        return _as_html(self)
 
 # %% ../nbs/21_report.ipynb #8eee1504
 def _report(features: dict[str, Tensor], y: Tensor, groups: Groups, settings: dict, margin: float) -> Report:
     "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
     from tqdm.auto import tqdm
+
     sides, both = {s: one_side(D, groups) for s, D in features.items()}, list(combinations(features, 2))
     with tqdm(total=len(both) + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
         pairs = {}
@@ -59,12 +70,16 @@ def _report(features: dict[str, Tensor], y: Tensor, groups: Groups, settings: di
         bar.update()
     notes = list(clip_notes(sides, groups))
     if any(m.bound["together"] for m in modalities.values()):
-        notes.append(f"about the label: {len(y)} clips are too few for all columns of several modalities; only their leading directions were measured")
+        notes.append(
+            f"about the label: {len(y)} clips are too few for all columns of several modalities; only their leading directions were measured"
+        )
     return Report(pairs, modalities, together, ends, len(y), len(groups.sizes), margin, tuple(notes))
 
 # %% ../nbs/21_report.ipynb #4fdab907
 def information_report(
-    features: dict[str, Float[Tensor, "n d_s"]],  # held-out features by modality; "fusion" is left out, being made of the others
+    features: dict[
+        str, Float[Tensor, "n d_s"]
+    ],  # held-out features by modality; "fusion" is left out, being made of the others
     labels: Float[Tensor, " n"],  # y_m
     groups=None,  # a speaker or video for each clip; None: each clip by itself
     before: dict[str, Float[Tensor, "n d_s"]] | None = None,  # features of the same clips to compare with
@@ -88,7 +103,9 @@ def information_report(
     if set(before) != set(features):
         raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
     first = _report({s: before[s] for s in features}, y, by, settings, margin)
-    return replace(after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], by) for pair in after.pairs})
+    return replace(
+        after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], by) for pair in after.pairs}
+    )
 
 # %% ../nbs/21_report.ipynb #6124f136
 def _change(first: Pair, then: Pair, groups: Groups) -> Change:
@@ -100,12 +117,18 @@ def _change(first: Pair, then: Pair, groups: Groups) -> Change:
 # %% ../nbs/21_report.ipynb #51283398
 def _as_dict(report: Report) -> dict:
     "Plain dicts, lists and numbers; pairs as 'text~audio'."
+
     def plain(x):
-        if is_dataclass(x): return {f.name: plain(getattr(x, f.name)) for f in fields(x) if f.name not in ("clipwise", "before")}
-        if isinstance(x, dict): return {"~".join(k) if isinstance(k, tuple) else k: plain(v) for k, v in x.items()}
-        if isinstance(x, tuple): return [plain(v) for v in x]
+        if is_dataclass(x):
+            return {f.name: plain(getattr(x, f.name)) for f in fields(x) if f.name not in ("clipwise", "before")}
+        if isinstance(x, dict):
+            return {"~".join(k) if isinstance(k, tuple) else k: plain(v) for k, v in x.items()}
+        if isinstance(x, tuple):
+            return [plain(v) for v in x]
         return x if not isinstance(x, float) else round(x, 6) if math.isfinite(x) else None
+
     return plain(report) | {"before": _as_dict(report.before) if report.before else None}
+
 
 def _range(ends: tuple[float, float]) -> str:
     "An interval, or a lower bound."
@@ -116,19 +139,50 @@ def _mark(part: str, bound: dict[str, bool]) -> str:
     "≈ where what is taken away may be too small as well."
     return "≈ " if bound["others"] and part != "alone" or bound["alone"] and part in ("redundant", "unique") else ""
 
+
 def _tables(report: Report) -> list[list[list[str]]]:
     "The rows of the two tables, with their headings."
     some_cut = any(p.bound for p in report.pairs.values())
-    pairs = [["pair", "shared (nats)", "95 % interval", "null", "normal scores", *(["before", "change"] if report.before else []), "p",
-              *(["variance"] if some_cut else []), "κ", "verdict"]]
+    pairs = [
+        [
+            "pair",
+            "shared (nats)",
+            "95 % interval",
+            "null",
+            "normal scores",
+            *(["before", "change"] if report.before else []),
+            "p",
+            *(["variance"] if some_cut else []),
+            "κ",
+            "verdict",
+        ]
+    ]
     for (a, b), p in report.pairs.items():
         moved, read = report.change.get((a, b)), " / ".join(f"{share:.0%}" for share in p.variance_read)
-        extra = [f"{report.before.pairs[a, b].shared:.2f}", f"{moved.shared:+.2f} {_range(moved.interval)}"] if moved else []
-        pairs.append([f"{a} – {b}", f"{p.shared:.2f}", _range(p.interval), f"{p.null95:.2f}", f"{p.copula:.2f}", *extra, f"{p.p:.3f}",
-                      *([read] if some_cut else []), f"{p.kappa:.2f}", p.verdict])
+        extra = (
+            [f"{report.before.pairs[a, b].shared:.2f}", f"{moved.shared:+.2f} {_range(moved.interval)}"]
+            if moved
+            else []
+        )
+        pairs.append(
+            [
+                f"{a} – {b}",
+                f"{p.shared:.2f}",
+                _range(p.interval),
+                f"{p.null95:.2f}",
+                f"{p.copula:.2f}",
+                *extra,
+                f"{p.p:.3f}",
+                *([read] if some_cut else []),
+                f"{p.kappa:.2f}",
+                p.verdict,
+            ]
+        )
     known = [["about the label (nats)", *PARTS]]
     for s, m in report.modalities.items():
-        known.append([s, *(f"{_mark(part, m.bound)}{getattr(m, part):.2f} {_range(m.interval[part])}" for part in PARTS)])
+        known.append(
+            [s, *(f"{_mark(part, m.bound)}{getattr(m, part):.2f} {_range(m.interval[part])}" for part in PARTS)]
+        )
     return [pairs, known]
 
 # %% ../nbs/21_report.ipynb #179f40a3
@@ -137,24 +191,38 @@ def _as_text(report: Report) -> str:
     lines = []
     for rows in _tables(report):
         widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows] + [""]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ] + [""]
     return "\n".join([*lines, _caption(report)])
+
 
 def _caption(report: Report) -> str:
     groups = f" in {report.groups} groups" if report.groups < report.clips else ""
     mark = "≥ " if any(m.bound["together"] for m in report.modalities.values()) else ""
     known = f"together they know {mark}{report.together:.2f} nats {_range(report.together_interval)} about the label"
-    return "; ".join([f"{report.clips} clips{groups}", known, f"private: less than {report.margin:g} nats", *report.notes])
+    return "; ".join(
+        [f"{report.clips} clips{groups}", known, f"private: less than {report.margin:g} nats", *report.notes]
+    )
 
 # %% ../nbs/21_report.ipynb #ea59125e
 def _as_html(report: Report) -> str:
     "The two tables; names are escaped."
-    def row(cells, tag): return "<tr>" + "".join(f"<{tag} style='text-align:left'>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    tables = ["<table>" + row(head, "th") + "".join(row(cells, "td") for cells in body) + "</table>" for head, *body in _tables(report)]
+
+    def row(cells, tag):
+        return (
+            "<tr>" + "".join(f"<{tag} style='text-align:left'>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        )
+
+    tables = [
+        "<table>" + row(head, "th") + "".join(row(cells, "td") for cells in body) + "</table>"
+        for head, *body in _tables(report)
+    ]
     return "".join(tables) + f"<p>{html.escape(_caption(report))}</p>"
 
 # %% ../nbs/21_report.ipynb #2d9a119e
 _COLOURS = {"shares": "C0", "shares, nonlinearly": "C1", "private": "C3", "can't tell": "0.6"}
+
 
 def _draw_pairs(ax, report: Report) -> None:
     "Modalities on a circle, an edge for each pair: as wide as its nats, coloured by its verdict."
@@ -163,11 +231,34 @@ def _draw_pairs(ax, report: Report) -> None:
     at = {s: (1.25 * math.cos(t), math.sin(t)) for s, t in zip(names, turn, strict=True)}
     for (a, b), p in report.pairs.items():
         (x_a, y_a), (x_b, y_b) = at[a], at[b]
-        ax.plot([x_a, x_b], [y_a, y_b], color=_COLOURS[p.verdict], lw=1 + 6 * min(p.shared, 3), alpha=0.35, solid_capstyle="round")
-        ax.text(0.55 * x_a + 0.45 * x_b, 0.55 * y_a + 0.45 * y_b, f"{p.shared:.2f} nats\n{_range(p.interval)}\n{p.verdict}", ha="center", va="center", fontsize=8.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5})
+        ax.plot(
+            [x_a, x_b],
+            [y_a, y_b],
+            color=_COLOURS[p.verdict],
+            lw=1 + 6 * min(p.shared, 3),
+            alpha=0.35,
+            solid_capstyle="round",
+        )
+        ax.text(
+            0.55 * x_a + 0.45 * x_b,
+            0.55 * y_a + 0.45 * y_b,
+            f"{p.shared:.2f} nats\n{_range(p.interval)}\n{p.verdict}",
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+        )
     for s, (x, y) in at.items():
-        ax.text(x, y, s, ha="center", va="center", color="white", fontsize=10, bbox={"boxstyle": "circle,pad=0.5", "facecolor": "0.35", "edgecolor": "none"})
+        ax.text(
+            x,
+            y,
+            s,
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=10,
+            bbox={"boxstyle": "circle,pad=0.5", "facecolor": "0.35", "edgecolor": "none"},
+        )
     ax.set(xlim=(-1.75, 1.75), ylim=(-1.1, 1.4))
     ax.axis("off")
 
@@ -179,14 +270,17 @@ def _draw_spectrum(ax, pair: Pair, name: str, before: Pair | None) -> None:
     ax.bar(x, pair.canonical_null95, width=0.9, color="0.88", label="chance (95 %)")
     ax.vlines(x, low, high, color=_COLOURS[pair.verdict], lw=2)
     ax.plot(x, pair.canonical, "o", ms=5, color=_COLOURS[pair.verdict], label="after" if before else "measured")
-    if before: ax.plot(range(1, len(before.canonical) + 1), before.canonical, "_", ms=10, color="0.25", label="before")
+    if before:
+        ax.plot(range(1, len(before.canonical) + 1), before.canonical, "_", ms=10, color="0.25", label="before")
     ax.set(title=name, ylim=(-0.15, 1.05), xlabel="direction", xticks=list(x))
+
 
 def plot_report(
     report: Report,  # from `information_report`
 ):  # a matplotlib figure
     "Pairs as a polygon whose edges are nats; below, the canonical correlations of every pair."
     import matplotlib.pyplot as plt
+
     figure = plt.figure(figsize=(7.2, 5.4), dpi=72)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     _draw_pairs(top.subplots(), report)

@@ -6,6 +6,7 @@ writes results/calibration.json: for every case how often it was called what, ho
 lay below it), bias and power. Draws are kept in .cache/calibration, so that a run goes on where it stopped; all of it takes about four
 hours on two idle cores. `--only` runs the cases whose name or kind holds the words.
 """
+
 import argparse
 import json
 import math
@@ -49,6 +50,7 @@ def normal(g, *shape):
 
 # ---------------------------------------------------------------- nothing is shared
 
+
 def apart(p, q, n, name=None, of=lambda x: x):
     case(name or f"{p} + {q}, n = {n}")(lambda g: (of(normal(g, n, p)), of(normal(g, n, q)), None))
 
@@ -65,9 +67,25 @@ def active(share):
 
 for n in (60, 100, 300, 1000, 3000):
     apart(8, 8, n)
-for p, q, n in ((16, 16, 100), (16, 16, 200), (16, 16, 250), (32, 32, 300), (32, 32, 500), (40, 40, 300), (5, 768, 300), (768, 5, 300),
-                (300, 300, 100), (1, 1, 60), (1, 1, 3000), (2, 30, 120), (64, 64, 1000), (64, 64, 3000), (1000, 1000, 60), (1, 1000, 200),
-                (300, 300, 1000)):
+for p, q, n in (
+    (16, 16, 100),
+    (16, 16, 200),
+    (16, 16, 250),
+    (32, 32, 300),
+    (32, 32, 500),
+    (40, 40, 300),
+    (5, 768, 300),
+    (768, 5, 300),
+    (300, 300, 100),
+    (1, 1, 60),
+    (1, 1, 3000),
+    (2, 30, 120),
+    (64, 64, 1000),
+    (64, 64, 3000),
+    (1000, 1000, 60),
+    (1, 1000, 200),
+    (300, 300, 1000),
+):
     apart(p, q, n)
 apart(16, 16, 300, "ReLU, 7 % active, 16 + 16, n = 300", active(0.07))
 apart(16, 16, 1000, "ReLU, 7 % active, 16 + 16, n = 1000", active(0.07))
@@ -92,12 +110,20 @@ def constant(g):
     return D
 
 
-sides("20 columns of rank 4 and noise of .001, n = 300", lambda g: normal(g, 300, 4) @ normal(g, 4, 20) + 1e-3 * normal(g, 300, 20))
+sides(
+    "20 columns of rank 4 and noise of .001, n = 300",
+    lambda g: normal(g, 300, 4) @ normal(g, 4, 20) + 1e-3 * normal(g, 300, 20),
+)
 sides("12 columns of rank 4, n = 100", lambda g: normal(g, 100, 4) @ normal(g, 4, 12))
 sides("two of 8 columns constant, n = 100", constant)
-sides("64 directions of scale 1 to .0001, n = 300",
-      lambda g: normal(g, 300, 64) * torch.logspace(0, -4, 64, dtype=torch.double) @ torch.linalg.qr(normal(g, 64, 64)).Q)
-sides("ReLU of 64 mixtures of 8 sources, n = 300", lambda g: (normal(g, 300, 8) @ normal(g, 8, 64) / 8**0.5 - 1).clamp(min=0))
+sides(
+    "64 directions of scale 1 to .0001, n = 300",
+    lambda g: normal(g, 300, 64) * torch.logspace(0, -4, 64, dtype=torch.double) @ torch.linalg.qr(normal(g, 64, 64)).Q,
+)
+sides(
+    "ReLU of 64 mixtures of 8 sources, n = 300",
+    lambda g: (normal(g, 300, 8) @ normal(g, 8, 64) / 8**0.5 - 1).clamp(min=0),
+)
 sides("loud and quiet clips, each side its own, 8 + 8, n = 300", lambda g: normal(g, 300, 8) * normal(g, 300, 1).exp())
 
 
@@ -141,12 +167,19 @@ def wander(g, n, d=8, phi=0.8):
 
 BLOCKS = [k // 100 for k in range(1000)]
 case("neighbours alike (.8), no groups, n = 300", kind="order")(lambda g: (wander(g, 300), wander(g, 300), None))
-case("neighbours alike (.8), blocks of 100, n = 1000", kind="order")(lambda g: (wander(g, 1000), wander(g, 1000), BLOCKS))
-case("every clip twice, no groups, n = 300", kind="order")(lambda g: (*(normal(g, 150, 8).repeat(2, 1) for _ in range(2)), None))
-case("every clip twice, grouped, n = 300")(lambda g: (*(normal(g, 150, 8).repeat(2, 1) for _ in range(2)), [*range(150)] * 2))
+case("neighbours alike (.8), blocks of 100, n = 1000", kind="order")(
+    lambda g: (wander(g, 1000), wander(g, 1000), BLOCKS)
+)
+case("every clip twice, no groups, n = 300", kind="order")(
+    lambda g: (*(normal(g, 150, 8).repeat(2, 1) for _ in range(2)), None)
+)
+case("every clip twice, grouped, n = 300")(
+    lambda g: (*(normal(g, 150, 8).repeat(2, 1) for _ in range(2)), [*range(150)] * 2)
+)
 
 
 # ---------------------------------------------------------------- something is shared
+
 
 def tied(g, n, p, q, nats, k, others=1.0):
     "k directions share `nats` together; the other directions have another scale; both sides are turned."
@@ -167,9 +200,19 @@ def shared(p, q, n, nats, k, name=None, **how):
 for n in (300, 1000):
     for nats in (0.02, 0.1, 0.3, 1.0):
         shared(8, 8, n, nats, 4)
-for p, q, n, nats, k in ((8, 8, 300, 0.1, 1), (8, 8, 300, 0.3, 1), (1, 1, 300, 0.02, 1), (1, 1, 300, 0.1, 1), (8, 8, 100, 1.0, 4),
-                         (8, 8, 60, 1.0, 4), (16, 16, 300, 0.3, 4), (64, 64, 1000, 2.0, 4), (64, 64, 3000, 2.0, 4), (768, 5, 300, 1.0, 4),
-                         (5, 768, 300, 1.0, 4)):
+for p, q, n, nats, k in (
+    (8, 8, 300, 0.1, 1),
+    (8, 8, 300, 0.3, 1),
+    (1, 1, 300, 0.02, 1),
+    (1, 1, 300, 0.1, 1),
+    (8, 8, 100, 1.0, 4),
+    (8, 8, 60, 1.0, 4),
+    (16, 16, 300, 0.3, 4),
+    (64, 64, 1000, 2.0, 4),
+    (64, 64, 3000, 2.0, 4),
+    (768, 5, 300, 1.0, 4),
+    (5, 768, 300, 1.0, 4),
+):
     shared(p, q, n, nats, k)
 shared(40, 40, 300, 2.0, 4, "2 nats in 4 thin directions of 40, n = 300", others=3.0)
 shared(40, 40, 1000, 2.0, 4, "2 nats in 4 thin directions of 40, n = 1000", others=3.0)
@@ -199,7 +242,10 @@ def _(g):
 
 def speakers_share(name, sizes, nats, habit=0.5):
     "The clips share four directions; habits of the speakers lie over them."
-    who, rho = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), math.sqrt(1 - math.exp(-nats / 2)) * (1 + habit**2)
+    who, rho = (
+        torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)),
+        math.sqrt(1 - math.exp(-nats / 2)) * (1 + habit**2),
+    )
 
     def make(g):
         a, b = normal(g, len(who), 8), normal(g, len(who), 8)
@@ -221,6 +267,7 @@ def _(g):
 
 
 # ---------------------------------------------------------------- something is shared, but no line sees it
+
 
 def bent(name, n, d, f, k=1):
     def make(g):
@@ -267,7 +314,9 @@ KNOWN: dict[str, dict] = {}  # what each modality of a simulation knows, and a m
 
 def labelled(name, n, noise=24, per_group=1, **config):
     world = Simulation(SyntheticConfig(nonlinear=False, **config))
-    parts = {s: (split.redundant, split.unique[s], split.synergistic) for s, split in truth(world).labels.items()} | {"noise": (0.0, 0.0, 0.0)}
+    parts = {s: (split.redundant, split.unique[s], split.synergistic) for s, split in truth(world).labels.items()} | {
+        "noise": (0.0, 0.0, 0.0)
+    }
     KNOWN[name] = {s: dict(zip(PARTS, (r + u, r, u, y, u + y), strict=True)) for s, (r, u, y) in parts.items()}
 
     def make(g):
@@ -287,19 +336,28 @@ labelled("three modalities and noise, every clip twice, grouped, n = 1000", 1000
 
 # ---------------------------------------------------------------- drawing and counting
 
+
 def draw(name: str, seed: int) -> dict:
     "One pair, or what is known about one label, measured."
     a, b, groups = CASES[name]["make"](torch.Generator().manual_seed(1000 * seed + 17))
     if name in KNOWN:
         known, _, _ = label_interactions(a, b, Groups(len(b), groups, seed), PERMUTATIONS)
         within = lambda ends, true: bool(ends[0] - 1e-9 <= true <= ends[1])
-        return {"n": len(b), "covers": {s: {part: within(m.interval[part], KNOWN[name][s][part]) for part in PARTS} for s, m in known.items()},
-                "noise_found": known["noise"].interval["added"][0] > 0}
+        return {
+            "n": len(b),
+            "covers": {
+                s: {part: within(m.interval[part], KNOWN[name][s][part]) for part in PARTS} for s, m in known.items()
+            },
+            "noise_found": known["noise"].interval["added"][0] > 0,
+        }
     by = Groups(len(a), groups, seed)
     both = {"a": one_side(a, by), "b": one_side(b, by)}
     found = judged(*both.values(), by, shuffles(by, PERMUTATIONS))
     found["noted"] = any("pass groups" in note or "one group" in note for note in clip_notes(both, by))
-    found["nats"], found["copula"] = found.pop("lines").nats, found.pop("ranked").nats  # may lie below 0, as `shared` doesn't
+    found["nats"], found["copula"] = (
+        found.pop("lines").nats,
+        found.pop("ranked").nats,
+    )  # may lie below 0, as `shared` doesn't
     return found | {"n": len(a)}
 
 
@@ -316,16 +374,31 @@ def summary(name: str, draws: list[dict]) -> dict:
     share = lambda of: sum(map(of, draws)) / N
     if name in KNOWN:
         heard = [s for s in KNOWN[name] if s != "noise"]
-        covers = {part: share(lambda d, part=part: sum(d["covers"][s][part] for s in heard) / len(heard)) for part in PARTS}
+        covers = {
+            part: share(lambda d, part=part: sum(d["covers"][s][part] for s in heard) / len(heard)) for part in PARTS
+        }
         return {"n": draws[0]["n"], "draws": N, "covers": covers, "noise_found": share(lambda d: d["noise_found"])}
     called = lambda *words: sum(d["verdict"] in words for d in draws)
     k = called("shares", "shares, nonlinearly")
     ends = [beta.ppf(0.025, k, N - k + 1) if k else 0.0, beta.ppf(0.975, k + 1, N - k) if k < N else 1.0]
     nats = torch.tensor([d["nats"] for d in draws])
-    out = {"kind": CASES[name]["kind"], "n": draws[0]["n"], "truth": true, "draws": N, "shares": k / N, "shares_interval": ends,
-           "nonlinearly": called("shares, nonlinearly") / N, "private": called("private") / N, "mean": nats.mean().item(),
-           "sd": nats.std().item(), "copula": share(lambda d: d["copula"]), "bound": share(lambda d: d["bound"]),
-           "power": share(lambda d: d["power"]), "variance_read": draws[0]["variance_read"], "noted": share(lambda d: d["noted"])}
+    out = {
+        "kind": CASES[name]["kind"],
+        "n": draws[0]["n"],
+        "truth": true,
+        "draws": N,
+        "shares": k / N,
+        "shares_interval": ends,
+        "nonlinearly": called("shares, nonlinearly") / N,
+        "private": called("private") / N,
+        "mean": nats.mean().item(),
+        "sd": nats.std().item(),
+        "copula": share(lambda d: d["copula"]),
+        "bound": share(lambda d: d["bound"]),
+        "power": share(lambda d: d["power"]),
+        "variance_read": draws[0]["variance_read"],
+        "noted": share(lambda d: d["noted"]),
+    }
     if true is not None:
         for key in ("interval", "copula_interval"):
             out[f"{key}_covers"] = share(lambda d, key=key: d[key][0] <= true <= d[key][1])
@@ -353,7 +426,10 @@ def main():
     todo.sort(key=lambda job: job[1])  # all cases a little, then more of each
     started, waiting = time.monotonic(), {}
     with ProcessPoolExecutor(options.workers) as pool:
-        jobs = {pool.submit(some, name, first, min(first + BATCH, wanted(name, options.draws))): (name, first) for name, first in todo}
+        jobs = {
+            pool.submit(some, name, first, min(first + BATCH, wanted(name, options.draws))): (name, first)
+            for name, first in todo
+        }
         for count, job in enumerate(as_completed(jobs), 1):
             name, first = jobs[job]
             waiting[name, first] = job.result()
@@ -361,12 +437,20 @@ def main():
                 have[name] += waiting.pop((name, len(have[name])))
             kept(name).write_text(json.dumps(have[name]), encoding="utf-8")
             write(have)
-            print(f"{time.monotonic() - started:6.0f} s  {count}/{len(jobs)}  {name}: {len(have[name])} draws", flush=True)
+            print(
+                f"{time.monotonic() - started:6.0f} s  {count}/{len(jobs)}  {name}: {len(have[name])} draws", flush=True
+            )
     write(have)
 
 
 def write(have: dict[str, list]) -> None:
-    settings = {"permutations": PERMUTATIONS, "margin": MARGIN, "alpha": ALPHA, "power": POWER, "clips_a_direction": CLIPS_A_DIRECTION}
+    settings = {
+        "permutations": PERMUTATIONS,
+        "margin": MARGIN,
+        "alpha": ALPHA,
+        "power": POWER,
+        "clips_a_direction": CLIPS_A_DIRECTION,
+    }
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
     found = {name: summary(name, draws) for name, draws in have.items() if draws}
     cases, labels = ({name: c for name, c in found.items() if (name in KNOWN) == known} for known in (False, True))
