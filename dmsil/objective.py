@@ -18,9 +18,10 @@ from .alignment import AlignmentTerms
 @dataclass(frozen=True, eq=False)
 class LossTerms:
     "The objective, term by term."
-    multimodal: Float[Tensor, ""]           # mean|ŷ_m − y_m|
+
+    multimodal: Float[Tensor, ""]  # mean|ŷ_m − y_m|
     unimodal: dict[str, Float[Tensor, ""]]  # mean of W_s·|ŷ_s − y_s|, for each modality
-    aligned: AlignmentTerms | None = None   # what ModalAlignment returned
+    aligned: AlignmentTerms | None = None  # what ModalAlignment returned
 
     @property
     def alignment(self) -> Float[Tensor, ""] | int:
@@ -46,16 +47,19 @@ class LossTerms:
 # %% ../nbs/14_objective.ipynb #bc5fbd3d
 def multitask_loss(
     predictions: dict[str, Float[Tensor, "n"]],  # ŷ of "fusion" and of each modality
-    labels: dict[str, Float[Tensor, "n"]],       # y_m under "fusion", the generated y_s beside it
-    weights: dict[str, Float[Tensor, "n"]],      # W_s of each modality that is to be trained
-    alignment: AlignmentTerms | None = None,     # what ModalAlignment returned for the batch
-) -> LossTerms:                                  # .total to call .backward() on, and each term by name
+    labels: dict[str, Float[Tensor, "n"]],  # y_m under "fusion", the generated y_s beside it
+    weights: dict[str, Float[Tensor, "n"]],  # W_s of each modality that is to be trained
+    alignment: AlignmentTerms | None = None,  # what ModalAlignment returned for the batch
+) -> LossTerms:  # .total to call .backward() on, and each term by name
     "Self-MM's multi-task loss mean|ŷ_m − y_m| + Σ_s mean(W_s·|ŷ_s − y_s|), and the alignment's terms."
+
     def distance(s, W=None):
-        if s not in predictions or s not in labels: raise ValueError(f"a prediction and a label are needed for {s!r}")
+        if s not in predictions or s not in labels:
+            raise ValueError(f"a prediction and a label are needed for {s!r}")
         shapes = {"predictions": predictions[s], "labels": labels[s]} | ({} if W is None else {"weights": W})
         if len({x.shape for x in shapes.values()}) > 1:
             raise ValueError(f"{s}: " + ", ".join(f"{kind} {tuple(x.shape)}" for kind, x in shapes.items()))
         return (predictions[s] - labels[s].detach()).abs()
+
     unimodal = {s: (W.detach() * distance(s, W)).mean() for s, W in weights.items()}
     return LossTerms(distance("fusion").mean(), unimodal, alignment)

@@ -1,6 +1,8 @@
 "The house: order of imports, documented names, generated files equal to their notebooks."
+
 import ast
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = {m.group(2): int(m.group(1)) for p in (ROOT / "nbs").glob("*.ipynb") if (m := re.match(r"(\d\d)_(\w+)\.ipynb", p.name))}
+ORDER = {path.stem[3:]: place for place, path in enumerate(sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")))}
 MODULES = sorted(p.stem for p in (ROOT / "dmsil").glob("*.py") if not p.stem.startswith("_"))
 RANK = {name: ORDER.get(name, ORDER.get("training", 99) + 0.5) for name in MODULES}
 
@@ -38,13 +40,6 @@ def test_imports_point_upwards(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_what_a_module_imports_is_public(name):
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("dmsil")):
-            assert not [alias.name for alias in node.names if alias.name.startswith("_")], f"{name}: {ast.unparse(node)}"
-
-
-@pytest.mark.parametrize("name", MODULES)
 def test_library_needs_no_development_tool(name):
     roots = {module.split(".")[0] for module in imported(name)}
     assert not roots & {"fastcore", "nbdev", "execnb", "IPython", "pytest"}
@@ -56,11 +51,48 @@ def test_library_needs_no_development_tool(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_are_documented(name):
     module = importlib.import_module(f"dmsil.{name}")
-    assert (module.__doc__ or name == "cli"), "the notebook's subtitle is missing"
+    assert module.__doc__ or name == "cli", "the notebook's subtitle is missing"
     for public in module.__all__:
         thing = getattr(module, public)
         if callable(thing):
             assert thing.__doc__ and not thing.__doc__.startswith(f"{public}("), f"{name}.{public} has no docstring"
+
+
+PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
+LINES, CELLS, NAMES = 450, 120, 124
+PROOFS = 600  # cells of 01_proofs, which has a section for each claim
+
+
+def count(of, number, most):
+    print(f"{of}: {number}, at most {most}")
+    return number <= most
+
+
+def test_a_module_is_a_room():
+    lines = {name: (ROOT / "dmsil" / f"{name}.py").read_text(encoding="utf-8").count("\n") for name in MODULES}
+    print(f"{len(lines)} modules, {sum(lines.values())} lines")
+    assert all([count(f"lines of {name}", number, LINES) for name, number in lines.items()])
+
+
+def test_a_page_can_be_read_in_one_sitting():
+    cells = {path.stem: len(json.loads(path.read_text(encoding="utf-8"))["cells"]) for path in PAGES}
+    most = {name: PROOFS if name == "01_proofs" else CELLS for name in cells}
+    assert all([count(f"cells of {name}", number, most[name]) for name, number in cells.items()])
+
+
+def test_public_names_are_few():
+    import dmsil
+
+    own = {(name, public) for name in MODULES for public in importlib.import_module(f"dmsil.{name}").__all__}
+    package = set(dmsil.__all__) - {public for _, public in own}
+    assert count("public names", len(own) + len(package), NAMES)
+
+
+def test_no_private_name_crosses_a_module():
+    nodes = [(name, node) for name in MODULES for node in ast.walk(tree(name))]
+    own = [(name, node) for name, node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    private = [f"{name}: {alias.name}" for name, node in own for alias in node.names if alias.name.startswith("_")]
+    assert count("private names imported from another module", len(private), 0), private
 
 
 def test_package_names_exist():
@@ -74,7 +106,9 @@ def test_package_names_exist():
 
 def test_import_is_light():
     code = "import sys, dmsil; print([m for m in ('torch', 'sympy', 'sklearn', 'transformers', 'matplotlib', 'fastcore', 'nbdev') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
     code = code.replace("import sys, dmsil", "import sys, dmsil.training")
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not re.search("sklearn|transformers|matplotlib|fastcore|nbdev", loaded)
@@ -84,7 +118,9 @@ def test_modules_are_the_notebooks(tmp_path):
     "Export into a copy gives the committed modules."
     import shutil
 
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
