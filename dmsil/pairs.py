@@ -239,9 +239,8 @@ def judged(
     p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), kernel]))
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
-    linear = any(
-        said and line_holds(*of, groups) for said, of in zip(found, ((a.columns, b.columns), (a.scores, b.scores)))
-    )
+    lines_of = ((a.columns, b.columns), (a.scores, b.scores))
+    linear = any(said and (not found[2] or line_holds(*of, groups)) for said, of in zip(found, lines_of))
     word = verdict(linear, found[2] or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"
