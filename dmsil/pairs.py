@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .covariance import kappa, u_overlap, unit_scaled
 from dmsil.estimates import (
+    BOUND,
     CLIPS_A_DIRECTION,
     MARGIN,
     Estimate,
@@ -96,7 +97,7 @@ def held_out_correlations(
     for train, out in splits(groups, folds) if k else ():
         X, Y = _trained_white(A, train), _trained_white(B, train)
         U, _, VT = torch.linalg.svd(X[train].T @ Y[train] / len(train), full_matrices=False)
-        u[out], v[out] = X[out] @ U[:, :k], Y[out] @ VT[:k].T
+        u[out], v[out] = ((Z[out] @ D[:, :k]).clamp(-BOUND, BOUND) for Z, D in ((X, U), (Y, VT.T)))
     scale = (u.square().sum(0) * v.square().sum(0)).clamp(min=1e-300).sqrt()
     null = torch.stack([(u * v[row]).sum(0) for row in rows]) / scale if len(rows) else u[:0]
     uu, vv, uv = resampled_means(torch.cat([u * u, v * v, u * v], 1), groups, resamples).chunk(3, 1)
@@ -234,6 +235,10 @@ def judged(
     margin: float = MARGIN,  # nats below which a pair is private
 ) -> dict:  # by the names of `Pair`, and the two estimates
     "Estimates, p of the three tests together, power, intervals and verdict."
+    read = (a.columns.read, b.columns.read)
+    a, b = sorted(
+        (a, b), key=lambda side: -side.columns.W.shape[1]
+    )  # all three tests shuffle the narrower one, as P43 wants it
     lines, ranked, kernel = _three_tests(a, b, groups, rows, margin)
     with_estimate = lambda e: torch.cat([e.null.new_tensor([e.nats]), e.null])
     p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), kernel]))
@@ -250,7 +255,7 @@ def judged(
         "lines": lines,
         "ranked": ranked,
         "bound": cut,
-        "variance_read": (a.columns.read, b.columns.read),
+        "variance_read": read,
         "p": p,
         "power": power,
         "nonlinear": (kernel >= kernel[0]).double().mean().item(),
