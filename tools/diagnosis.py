@@ -163,7 +163,7 @@ def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), 
         e = {s: encoder(run.clips.test.inputs[s]) for s, encoder in run.model.eval().encoders.items()}
     read = e if wiring == "fusion on encodings" else z
     nats = lambda x: {
-        "~".join(p): pair_information(*(x[s] for s in p), permutations=19, resamples=20).shared for p in SIGNS
+        "~".join(p): pair_information(*(x[s] for s in p), permutations=39, resamples=20).shared for p in SIGNS
     }
     errors = {"MAE": run.metrics["MAE"], "unimodal": run.metrics["unimodal"], "bayes_MAE": clips.truth["bayes_mae"]}
     return {"wiring": wiring, "seed": seed} | errors | {"aligned": nats(z), "read": nats(read)}

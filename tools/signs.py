@@ -109,7 +109,7 @@ def leading(D_a: torch.Tensor, D_b: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def measured(h: dict[str, torch.Tensor], a: str, b: str) -> dict:
     "One pair on held-out clips: the verdict, and two probes that see bent relations."
     pair = pair_information(h[a], h[b], permutations=100, resamples=200, seed=0)
-    bent = pair_information(lifted(h[a]), lifted(h[b]), permutations=19, resamples=100, seed=0)
+    bent = pair_information(lifted(h[a]), lifted(h[b]), permutations=39, resamples=100, seed=0)
     u, v = leading(h[a], h[b])
     line = -0.5 * torch.log1p(-(torch.corrcoef(torch.cat([u, v], 1).T)[0, 1] ** 2)).item()
     return {
