@@ -144,6 +144,14 @@ def test_readme_is_the_index():
     assert all(path in text for path in pictures)
 
 
+@pytest.mark.parametrize("words", [("check",), ("format", "--check")], ids=["check", "format"])
+def test_ruff_has_nothing_to_say(words):
+    ruff = Path(sys.executable).parent / "ruff"
+    done = subprocess.run([ruff, *words, "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_settings_and_constraints_agree():
     from configparser import ConfigParser
 
