@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'BOUNDS', 'Texts', 'Vectors', 'Steps', 'Tokens', 'sequences', 'kind_of', 'Split', 'video_of', 'Clips',
            'DataError', 'few', 'Caution', 'noted', 'one_sided', 'group_splits', 'column_moments', 'in_deviations',
-           'scaled', 'in_order', 'write_atomic', 'synthetic_clips']
+           'scaled', 'in_order', 'write_atomic', 'synthetic_clips', 'missing_notes', 'blank', 'thinned', 'with_missing']
 
 # %% ../nbs/07_clips.ipynb #5614fe05
 import os
@@ -17,7 +17,7 @@ from typing import Any
 from warnings import warn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -92,11 +92,30 @@ class Split:
     inputs: dict[str, Texts | Tokens | Steps | Vectors]
     labels: Float[Tensor, " n"] # y_m
     unimodal: dict[str, Float[Tensor, " n"]] = field(default_factory=dict) # known y_s, by modality; often empty
+    present: dict[str, Bool[Tensor, " n"]] = field(default_factory=dict) # which clips have a modality, on the CPU; one not named: all
 
+    def __post_init__(self): _check_present(self)
     def __len__(self) -> int: return len(self.labels)
     def to(self, device) -> "Split":
         inputs = {name: x.to(device) for name, x in self.inputs.items()}
-        return Split(self.ids, inputs, self.labels.to(device), {name: y.to(device) for name, y in self.unimodal.items()})
+        return replace(self, inputs=inputs, labels=self.labels.to(device), unimodal={name: y.to(device) for name, y in self.unimodal.items()})
+    def take(self, rows: Int[Tensor, " b"]) -> "Split":
+        inputs, there = {name: x.take(rows) for name, x in self.inputs.items()}, rows.to(self.labels.device)
+        unimodal, present = {name: y[there] for name, y in self.unimodal.items()}, {name: mask[rows] for name, mask in self.present.items()}
+        return Split(tuple(map(self.ids.__getitem__, rows.tolist())), inputs, self.labels[there], unimodal, present)
+    def rows_with(self, *names: str) -> Int[Tensor, " b"]: # clips that have all of these modalities
+        there = [self.present[name] for name in names if name in self.present]
+        return torch.stack(there).all(0).nonzero()[:, 0] if there else torch.arange(len(self))
+
+# %% ../nbs/07_clips.ipynb #4de777ea
+def _check_present(split: Split) -> None:
+    "Masks of the right kind and length."
+    n = len(split)
+    for name, mask in split.present.items():
+        if name not in split.inputs: raise DataError.at("clips", "present", name, "no such modality", few(split.inputs))
+        plain = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.device.type == "cpu"
+        kind = f"{mask.dtype} {tuple(mask.shape)} on {mask.device}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        if not plain or mask.shape != (n,): raise DataError.at("clips", "present", name, kind, f"torch.bool ({n},) on the CPU")
 
 # %% ../nbs/07_clips.ipynb #d794528e
 SPLITS = ("train", "valid", "test")
@@ -134,7 +153,9 @@ class Clips:
     def only(self, *names: str) -> "Clips": # the clips with these modalities
         for name in names:
             if name not in self.modalities: raise DataError.at(self.name, "", "modalities", name, " or ".join(self.modalities))
-        part = lambda split: replace(split, inputs={s: split.inputs[s] for s in names})
+        def part(split):
+            masks = {s: split.present[s] for s in names if s in split.present}
+            return replace(split, inputs={s: split.inputs[s] for s in names}, present=masks)
         return replace(self, **{name: part(split) for name, split in self.splits.items()})
 
 # %% ../nbs/07_clips.ipynb #df1e9ba4
@@ -283,4 +304,48 @@ def synthetic_clips(
 
     train, valid, test = draw(0), draw(1), draw(2)
     truth = {"bayes_mae": world.bayes_mae()} | {s: world.unimodal_bayes_mae(s) for s in train.inputs}
+    truth |= {f"bayes_mae {subset}": mae for subset, mae in world.bayes_by_subset().items()}
     return Clips("synthetic", train, valid, test, truth=truth)
+
+# %% ../nbs/07_clips.ipynb #d3e7be75
+def missing_notes(
+    splits: dict[str, Split], # by name
+) -> list[str]: # a line for each modality that some clips lack
+    "How many clips lack what."
+    lacking = {s: {name: int((~split.present[s]).sum()) for name, split in splits.items() if s in split.present}
+               for s in dict.fromkeys(s for split in splits.values() for s in split.present)}
+    part = lambda counts: ", ".join(f"{k} of {len(splits[name])} clips of {name}" for name, k in counts.items() if k)
+    return [f"{s}: missing in {part(counts)}" for s, counts in lacking.items() if any(counts.values())]
+
+def blank(
+    kind: str, # "tokens", "steps" or "vectors"
+    width: int, # columns
+    n: int, # clips
+) -> Tokens | Steps | Vectors:
+    "A modality that no clip has: one row of zeros each."
+    one = torch.ones(n, dtype=torch.long)
+    if kind == "tokens": return Tokens(torch.zeros(n, 1, dtype=torch.long), one)
+    return Vectors(torch.zeros(n, width)) if kind == "vectors" else Steps(torch.zeros(n, 1, width), one)
+
+def thinned(
+    there: Bool[Tensor, "n m"], # which modalities each clip has
+    p: float, # probability that one is hidden
+    generator: torch.Generator, # of the draw
+) -> Bool[Tensor, "n m"]:
+    "Modalities hidden at random; each clip keeps one that it has."
+    draw = torch.rand(there.shape, generator=generator)
+    largest = torch.where(there, draw, -1).amax(1, keepdim=True)
+    return there & ((draw >= p) | (draw == largest))
+
+def with_missing(
+    clips: Clips, # any source
+    p: float, # probability that a modality of a clip is hidden
+    seed: int = 0, # of the draw
+) -> Clips:
+    "The clips with modalities hidden at random, never all of one clip."
+    def part(k: int, split: Split) -> Split:
+        there = torch.stack([split.present.get(s, torch.ones(len(split), dtype=torch.bool)) for s in split.inputs], 1)
+        kept = thinned(there, p, torch.Generator().manual_seed(3 * seed + k))
+        return replace(split, present=dict(zip(split.inputs, kept.T.contiguous(), strict=True)))
+    splits = {name: part(k, split) for k, (name, split) in enumerate(clips.splits.items())}
+    return replace(clips, **splits, notes=(*clips.notes, *missing_notes(splits)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, noted
@@ -59,6 +59,7 @@ class ModelConfig:
     features: dict[str, int] = field(default_factory=dict)  # widths of h_s that are not 128 (fusion), 32 (text), 16 (others)
     rectified: bool = True  # features through a ReLU, as in Self-MM; False where their covariances are to be read as information (P19)
     dropout: float = 0.1  # everywhere outside the text encoder
+    missing: bool = False  # the fusion is told which modalities a clip lacks; set where clips lack some, or some are hidden in training
 
     def dims(self, modalities) -> dict[str, int]:
         "The width of h for the fusion and each modality."
@@ -123,10 +124,12 @@ def input_features(
     clips: Clips,  # any source
     part: str = "test",  # "train", "valid" or "test"
     text: str = "minilm",  # encoder for sentences, as in ModelConfig
-) -> dict[str, Float[Tensor, "n d_s"]]:  # by modality, on the CPU
+) -> dict[str, Float[Tensor, "n d_s"]]:  # by modality, on the CPU; NaN where it is missing
     "One vector a clip and modality, before any training."
     inputs = getattr(prepare(clips, ModelConfig(text=text, frozen=True), parts=(part,)), part).to("cpu").inputs
-    return {s: mean_and_spread(x.values, x.lengths) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
+    made = {s: mean_and_spread(x.values, x.lengths) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
+    gone = {s: ~mask for s, mask in clips.splits[part].present.items() if s in made}
+    return {s: x.masked_fill(gone[s][:, None], torch.nan) if s in gone else x for s, x in made.items()}
 
 # %% ../nbs/13_model.ipynb #9d84f404
 class Spec(NamedTuple):
@@ -166,6 +169,35 @@ def _encoder(spec: Spec, config: ModelConfig, pretrained: bool) -> nn.Module:
         return SequenceEncoder(spec.width, c.encoded, c.hidden, c.layers, c.bidirectional, c.sequence, c.dropout)
     return VectorEncoder(spec.width, c.encoded, c.hidden, c.dropout, c.depth, c.activation)
 
+# %% ../nbs/13_model.ipynb #e2943b75
+def _encoded(encoder: nn.Module, x: Tokens | Steps | Vectors, there: Tensor | None) -> Float[Tensor, "n e"]:
+    "Encodings of the clips that have the modality; 0 for the others."
+    if there is None or bool(there.all()):
+        return encoder(x)
+    rows, device = there.nonzero()[:, 0], (x.ids if isinstance(x, Tokens) else x.values).device
+    if not len(rows):  # one blank row, so that every weight has a gradient, of 0
+        one = x.take(torch.tensor([0]))
+        e = encoder(replace(one, **{"ids" if isinstance(x, Tokens) else "values": torch.zeros_like(next(iter(vars(one).values())))}))[:0]
+    else:
+        e = encoder(x.take(rows))
+    return e.new_zeros(len(there), e.shape[1]).index_copy(0, rows.to(device), e)
+
+# %% ../nbs/13_model.ipynb #1b42ec8a
+class _Absent(nn.Module):
+    "What the fusion reads where modalities are missing."
+
+    def __init__(self, widths: dict[str, int]):
+        super().__init__()
+        self.stand_in = nn.ParameterDict({name: torch.zeros(width) for name, width in widths.items()})
+
+    def forward(self, read: dict[str, Tensor], there: dict[str, Tensor]) -> Float[Tensor, "n f"]:
+        "Features side by side, a stand-in for each that is missing, and a bit each that says so."
+        first = next(iter(read.values()))
+        whole = torch.ones(len(first), dtype=torch.bool)
+        here = {name: there.get(name, whole).to(first.device, non_blocking=True)[:, None] for name in read}
+        parts = [torch.where(here[name], x, self.stand_in[name].to(x.dtype)) for name, x in read.items()]
+        return torch.cat([*parts, *((~bit).to(first.dtype) for bit in here.values())], 1)
+
 # %% ../nbs/13_model.ipynb #4b9da6e8
 class MultimodalModel(nn.Module):
     "Encoders, aligned features, fusion, one multimodal and one head per modality."
@@ -181,7 +213,9 @@ class MultimodalModel(nn.Module):
         self.encoders = nn.ModuleDict({name: _encoder(spec, config, pretrained) for name, spec in specs.items()})
         widths = {name: encoder.width for name, encoder in self.encoders.items()}
         self.align = nn.ModuleDict({name: nn.Linear(width, config.aligned) for name, width in widths.items()} if config.aligned else {})
-        widths["fusion"] = config.aligned * len(widths) or sum(widths.values())
+        read = dict.fromkeys(widths, config.aligned) if config.aligned else dict(widths)  # by the fusion
+        self.absent = _Absent(read) if config.missing else None
+        widths["fusion"] = sum(read.values()) + (len(read) if config.missing else 0)
         self.additive = nn.Linear(widths["fusion"], 1) if config.aligned else None
         dims = config.dims(specs)
         self.heads = nn.ModuleDict({name: Head(widths[name], dims[name], config.dropout, config.rectified) for name in dims})
@@ -189,11 +223,16 @@ class MultimodalModel(nn.Module):
     def forward(
         self,
         inputs: dict[str, Tokens | Steps | Vectors],  # n clips, by modality
-    ) -> Output:  # predictions and features, by name
+        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality, on the CPU; one not named: all
+        shown: dict[str, Bool[Tensor, "n"]] | None = None,  # which of them the fusion is given; None: all that are present
+    ) -> Output:  # predictions and features, by name; those of a missing modality mean nothing
         "Predict the multimodal and every unimodal label."
-        e = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        e = {name: _encoded(encoder, inputs[name], (present or {}).get(name)) for name, encoder in self.encoders.items()}
         z = {name: align(e[name]) for name, align in self.align.items()}
-        e["fusion"] = torch.cat([(z or e)[name] for name in self.modalities], 1)
+        read = {name: (z or e)[name] for name in self.modalities}
+        if self.absent is None and (present or shown):
+            raise ValueError("clips lack a modality; expected a model with missing=True")
+        e["fusion"] = torch.cat(list(read.values()), 1) if self.absent is None else self.absent(read, shown or present or {})
         h, y_hat = ({name: part[i] for name, part in heads.items()} for heads in [{s: head(e[s]) for s, head in self.heads.items()}] for i in (0, 1))
         if self.additive is not None:
             y_hat["fusion"] = y_hat["fusion"] + self.additive(e["fusion"]).squeeze(-1)

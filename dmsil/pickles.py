@@ -15,16 +15,16 @@ import re
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Tokens, Vectors, few, kind_of
+from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Tokens, Vectors, few, kind_of, missing_notes
 
 # %% ../nbs/08_pickles.ipynb #b6446210
 class _Name(str):
@@ -235,6 +235,13 @@ class Fields:
     clean: bool
     notes: list[str]
     rows: int | None = None # known once the labels are read
+    gone: dict[str, Bool[Tensor, " n"]] = field(default_factory=dict) # clips that lack what stands under a key; grows while reading
+
+    def lacks(self, field: str, gone: Bool[Tensor, " n"]): # some clips lack it
+        if gone.any(): self.gone[field] = gone | self.gone.get(field, False)
+
+    def present(self, keys: dict[str, tuple[str, ...]]) -> dict[str, Bool[Tensor, " n"]]: # keys of a modality; which clips have it
+        return {s: ~torch.stack(gone).any(0) for s, names in keys.items() if (gone := [self.gone[k] for k in names if k in self.gone])}
 
     def error(self, field: str, found, expected) -> DataError: return DataError.at(self.file, self.split, field, found, expected)
 
@@ -278,6 +285,13 @@ def _numbers(table: Fields, field: str) -> np.ndarray:
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf": raise table.error(field, kind, "numbers")
     return values
 
+# %% ../nbs/08_pickles.ipynb #7b8016eb
+def _nowhere(values: Float[Tensor, "n ... d"]) -> Bool[Tensor, " n"]:
+    "Clips whose steps are all NaN, or NaN and then padding."
+    nan = values.isnan().all(-1)
+    if values.ndim == 2: return nan
+    return nan.any(1) & (nan | (values == 0).all(-1)).all(1)
+
 # %% ../nbs/08_pickles.ipynb #d702e85a
 def read_floats(
     table: Fields, # one split
@@ -289,6 +303,9 @@ def read_floats(
     if values.ndim != shape.count(",") + (shape != "(n,)"): raise table.error(field, f"shape {values.shape}", shape)
     with np.errstate(over="ignore", invalid="ignore"): values = torch.from_numpy(np.array(values, dtype=np.float32)) # the one copy
     bad = ~values.isfinite()
+    if bad.any() and shape != "(n,)":
+        table.lacks(field, gone := _nowhere(values))
+        values[gone], bad[gone] = 0, False
     if not bad.any(): return values
     counts = {"NaN": int(values.isnan().sum()), "+inf": int(values.isposinf().sum()), "−inf": int(values.isneginf().sum())}
     found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
@@ -303,10 +320,10 @@ def _lengths(table: Fields, field: str, found: np.ndarray, longest: int) -> Int[
     if found.ndim != 1: raise table.error(field, f"shape {found.shape}", "(n,)")
     odd = ~np.isfinite(found) | (found < 0) | (np.trunc(found) != found)
     if odd.any(): raise table.error(field, f"{found[odd][0]} in row {np.flatnonzero(odd)[0]}", f"whole numbers from 1 to {longest}")
-    for wrong, change in ((found < 1, "reads one step of padding"), (found > longest, "cuts them there")):
-        if not wrong.any(): continue
+    table.lacks(field.removesuffix("_lengths"), torch.from_numpy(found < 1))
+    if (wrong := found > longest).any():
         some = f"{wrong.sum()} outside, first {found[wrong][0]:g} in row {np.flatnonzero(wrong)[0]}"
-        table.mend(field, some, f"lengths from 1 to {longest}", change)
+        table.mend(field, some, f"lengths from 1 to {longest}", "cuts them there")
     return torch.from_numpy(found.clip(1, longest).astype(np.int64))
 
 # %% ../nbs/08_pickles.ipynb #9f847c1f
@@ -315,17 +332,15 @@ def padded(
     field: str, # what they are, for the message
     rows: list, # (L, d) or (L,) arrays, one a clip; None or no step where a clip has none
 ) -> dict[str, np.ndarray]: # values (n, longest, d) and lengths (n,)
-    "Sequences of any lengths, as an array; a clip without any is refused, or one step of NaN."
+    "Sequences of any lengths, as an array; a clip without any is one step of NaN."
     rows = [np.asarray(row) if row is not None and np.size(row) else None for row in rows]
     rows = [row[:, None] if row is not None and row.ndim == 1 else row for row in rows]
-    gone = [k for k, row in enumerate(rows) if row is None]
-    if len(gone) == len(rows): raise table.error(field, "no clip with a step", "at least one")
+    if all(row is None for row in rows): raise table.error(field, "no clip with a step", "at least one")
     first = next(k for k, row in enumerate(rows) if row is not None)
     d = rows[first].shape[-1]
     for k, row in enumerate(rows):
         if row is not None and (row.ndim != 2 or row.shape[1] != d or row.dtype.kind not in "iuf"):
             raise table.error(field, f"shape {row.shape} of {row.dtype} in row {k}", f"(steps, {d}) of numbers, as in row {first}")
-    if gone: table.mend(field, f"no step in {len(gone)} clips, first in row {gone[0]}", "a sequence for each clip", "reads a step of zeros there")
     rows = [np.full((1, d), np.nan) if row is None else row for row in rows]
     lengths = np.array([len(row) for row in rows])
     values = np.zeros((len(rows), lengths.max(), d), np.float32)
@@ -352,7 +367,7 @@ def read_steps(
     if isinstance(given, list) and any(isinstance(row, _Array | list | None) for row in given):
         rows = [_whole(row) if isinstance(row, _Array) else row for row in _column(replace(table, fields={field: given}), field)]
         parts = padded(table, field, rows)
-        table = replace(table, fields={field: parts["values"], key: parts["lengths"]})
+        table = replace(table, fields=table.fields | {field: parts["values"], key: parts["lengths"]})
     values = read_padded(table, field)
     longest = values.shape[1]
     if key in table.fields: return Steps(values, _lengths(table, key, _numbers(table, key), longest))
@@ -384,6 +399,14 @@ def _strings(table: Fields, field: str) -> tuple[str, ...]:
             raise table.error(field, f"a {type(value).__name__} in row {row}", "strings")
     return tuple(map(str, values))
 
+def _sentences(table: Fields, field: str) -> Texts:
+    "One sentence a clip; a clip of None, or of spaces alone, lacks it."
+    values = _column(table, field)
+    values = ["" if value is None else value for value in (values if isinstance(values, list) else values.tolist())]
+    strings = _strings(replace(table, fields={field: values}), field)
+    table.lacks(field, torch.tensor([not said.strip() for said in strings]))
+    return Texts(strings)
+
 # %% ../nbs/08_pickles.ipynb #10ca4b6f
 def _are_tokens(values: np.ndarray) -> bool: # (n, 3, L): ids, mask, types
     if not (isinstance(values, np.ndarray) and values.ndim == 3 and values.shape[1] == 3 and values.dtype.kind in "iuf" and values.size): return False
@@ -398,7 +421,7 @@ def _text(table: Fields, key: str | None) -> Texts | Tokens | Steps:
     if key == "text" and _are_tokens(values := _column(table, "text")):
         table.remark("text: token numbers, mask and types, read as text_bert")
         return _tokens(replace(table, fields=table.fields | {"text_bert": values}))
-    return _tokens(table) if key == "text_bert" else read_steps(table, key) if key == "text" else Texts(_strings(table, key))
+    return _tokens(table) if key == "text_bert" else read_steps(table, key) if key == "text" else _sentences(table, key)
 
 # %% ../nbs/08_pickles.ipynb #d1fbfc15
 _UNIMODAL = {"text": "regression_labels_T", "audio": "regression_labels_A", "vision": "regression_labels_V"}
@@ -412,6 +435,17 @@ def read_labels(
     column = values.reshape(len(values)) if values.size == len(values) else values
     if len(column) == 0: raise table.error(field, "0 rows", "at least one clip")
     return read_floats(replace(table, fields={field: column}), field, "(n,)")
+
+# %% ../nbs/08_pickles.ipynb #0b22bb04
+def _presence(table: Fields, s: str) -> None:
+    "A file may say itself which clips have a modality: `audio_present`, as `save_clips` writes it."
+    key = f"{s}_present"
+    if key not in table.fields: return
+    mask = _numbers(table, key)
+    if mask.ndim != 1: raise table.error(key, f"shape {mask.shape}", "(n,)")
+    odd = ~np.isin(mask, (0, 1))
+    if odd.any(): raise table.error(key, f"{mask[odd][0]} in row {np.flatnonzero(odd)[0]}", "1 or 0 for each clip")
+    table.lacks(key, torch.from_numpy(mask == 0))
 
 # %% ../nbs/08_pickles.ipynb #8a46223d
 def _target(table: Fields) -> Float[Tensor, " n"]:
@@ -443,7 +477,10 @@ def _split(table: Fields, text: str | None) -> Split:
         if s not in inputs and (near := get_close_matches(s, [str(k).lower() for k in table.fields], 1, 0.75)):
             raise table.error(s, f"no such key among {few(table.fields)}", f"{s}; is it {near[0]}?")
     if not inputs: raise table.error("", f"none among {few(table.fields)}", "text, audio or vision")
-    return Split(_names(table), inputs, labels, {name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs})
+    unimodal = {name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs}
+    for s in inputs: _presence(table, s)
+    present = table.present({s: ("text_bert", "text", "raw_text", "text_present") if s == "text" else (s, f"{s}_present") for s in inputs})
+    return Split(_names(table), inputs, labels, unimodal, present)
 
 # %% ../nbs/08_pickles.ipynb #43570694
 def checked_clips(
@@ -505,7 +542,7 @@ def _said(table: Fields) -> tuple[str, ...]: # sentences beside tokens, the firs
 def load_clips(
     path: str | Path, # a pickle in MMSA's layout, aligned or not
     dataset: str | None = None, # "mosi", "mosei", "sims" or "simsv2"; None: sims if every |label| ≤ 1, else mosi
-    clean: bool = False, # True: NaN and ±inf in features become 0, lengths are forced into the array; see `notes`
+    clean: bool = False, # True: single NaN and ±inf in features become 0, lengths are cut to the array; see `notes`
     text: str | None = None, # "text_bert", "text" or "raw_text"; None: text_bert where there is one, else text
 ) -> Clips:
     "Clips from the field's pickle layout: nothing in it is run, everything in it is checked."
@@ -519,12 +556,21 @@ def load_clips(
         dataset = "sims" if max(split.labels.abs().max() for split in splits.values()) <= 1 else "mosi"
         if dataset == "sims": notes.append("labels: all within ±1, so CH-SIMS's metrics apply; dataset='mosi' if the scale is ±3")
     notes += [f"{s}: none in this file" for s in ("text", "audio", "vision") if s not in splits["train"].inputs]
+    notes += missing_notes(splits)
     clips = Clips(path.stem, **splits, bound=BOUNDS[dataset], dataset=dataset, notes=tuple(notes), raw_text=said)
     return checked_clips(clips, path.name)
 
 # %% ../nbs/08_pickles.ipynb #2ed96c01
 def _padded_to(x: Tensor, longest: int) -> np.ndarray: # (n, L, …) to (n, longest, …)
     return np.pad(x.cpu().numpy(), [(0, 0), (0, longest - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+
+def _emptied(x, there: Bool[Tensor, " n"]):
+    "One step of zeros, or no word, where a clip lacks the modality."
+    if isinstance(x, Texts): return Texts(tuple(said if here else "" for said, here in zip(x.strings, there.tolist(), strict=True)))
+    field = "ids" if isinstance(x, Tokens) else "values"
+    values, gone = getattr(x, field).clone(), (~there).to(getattr(x, field).device)
+    values[gone] = 0
+    return replace(x, **{field: values}) if isinstance(x, Vectors) else replace(x, **{field: values}, lengths=torch.where(there, x.lengths, 1))
 
 def _sequence(field: str, x: Steps | Vectors, longest: int) -> dict:
     "The fields of a sequence."
@@ -543,12 +589,14 @@ _FEELINGS = ("Negative", "Neutral", "Positive")
 
 def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], tokens: Tokens | None) -> dict:
     "One split as a dict of fields."
+    masks = {f"{key}_present": split.present[s].long().tolist() for key, s in fields.items() if s in split.present}
+    split = replace(split, inputs={s: _emptied(x, split.present[s]) if s in split.present else x for s, x in split.inputs.items()})
     signs = split.labels.sign().long().add(1).tolist()
     out = {"id": list(split.ids), "regression_labels": split.labels.cpu().numpy(), "classification_labels": np.array(signs, np.float32),
            "annotations": [_FEELINGS[k] for k in signs], **_written_text(split.inputs[fields["text"]], longest["text"])}
     if tokens is not None: out |= _written_text(tokens, longest["tokens"])
     for key in ("audio", "vision"): out |= _sequence(key, split.inputs[fields[key]], longest[key])
-    return out | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
+    return out | masks | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
 
 # %% ../nbs/08_pickles.ipynb #66962832
 def _length(x) -> int: # of the longest clip

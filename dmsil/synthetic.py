@@ -116,6 +116,11 @@ class _Labels(_Information):
         "Least MAE of y_m from x of `names`; from all modalities together if none is named."
         return _mean_absolute(self.label_variance(*(names or self.names)))
 
+    def bayes_by_subset(self) -> dict[str, float]:
+        "Least MAE of y_m from each subset of the modalities, under names such as text+audio."
+        subsets = [names for k in range(1, len(self.names) + 1) for names in combinations(self.names, k)]
+        return {"+".join(names): self.bayes_mae(*names) for names in subsets}
+
     def unimodal_bayes_mae(self, name: str) -> float:
         "Least MAE of y_s from x_s."
         self._known(name)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, column_moments, few, group_splits, in_deviations
+from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, column_moments, few, group_splits, in_deviations, missing_notes
 from .pickles import MOST, Fields, Refused, map_npy, padded, read_floats, read_npy, read_steps
 
 # %% ../nbs/10_tables.ipynb #b31c0429
@@ -222,8 +222,8 @@ def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str
     return {part: x[order] if np.ndim(x) and len(x) == len(ids) else x for part, x in parts.items() if part != "ids"}
 
 # %% ../nbs/10_tables.ipynb #cfd28868
-def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]) -> tuple[Vectors | Steps, Tensor]:
-    "One modality of a table, from memory or a file, and which of its numbers are numbers."
+def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]) -> tuple[Vectors | Steps, Tensor, dict]:
+    "One modality of a table, from memory or a file, which of its numbers are numbers, and which clips have it, where some don't."
     if not modality.isidentifier() or modality in ("fusion", *(("text",) if "text" in lines.cells else ())):
         raise DataError.at("arrays", "", "names", repr(modality), "a name such as voice; fusion, and text if the table has one, are taken")
     path = Path(given) if isinstance(given, str | Path) else None
@@ -237,7 +237,7 @@ def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]
     table = Fields(file, "", fields, clean, told, rows=len(lines.at))
     x = read_steps(table, modality) if values.ndim == 3 else Vectors(read_floats(table, modality, "(n, d)"))
     notes += [note.removeprefix(".") for note in told]
-    return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32)))
+    return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32))), table.present({modality: (modality,)})
 
 # %% ../nbs/10_tables.ipynb #065aa185
 def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], real: Tensor, cut: float = 5.0) -> Vectors | Steps:
@@ -257,7 +257,7 @@ def clips_from_table(
     bound: float | None = None, # labels lie within ±bound of the centre; None: that of the data set, 3 or 1
     centre: float = 0.0, # the label that is neither negative nor positive; it becomes 0
     standardise: bool = False, # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5
-    clean: bool = False, # True: NaN and ±inf in arrays become 0, lengths are forced into the array; see `notes`
+    clean: bool = False, # True: single NaN and ±inf in arrays become 0, lengths are cut to the array; see `notes`
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2), # of train, valid and test, where groups are dealt out
     seed: int = 0, # of the dealing
 ) -> Clips:
@@ -268,8 +268,10 @@ def clips_from_table(
     ids, labels, split = _ids(lines), _scores(lines, "label", bound, centre), _split_of(lines, shares, seed)
     rows = {name: torch.tensor([row for row, part in enumerate(split) if part == name]) for name in SPLITS}
     inputs = {s: _modality(given, lines, s, clean, notes) for s, given in (arrays or {}).items()}
-    inputs = {s: _standard(x, rows["train"], real) if standardise else x for s, (x, real) in inputs.items()}
+    present = {s: mask for *_, found in inputs.values() for s, mask in found.items()}
+    inputs = {s: _standard(x, rows["train"], real) if standardise else x for s, (x, real, _) in inputs.items()}
     if "text" in lines.cells: inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
+    if not all(said := [bool(cell) for cell in lines.cells.get("text", ())]): present |= {"text": torch.tensor(said)}
     unimodal = {role.removeprefix("label_"): _scores(lines, role, bound, centre) for role in lines.cells if role.startswith("label_")}
     for s in unimodal:
         if s not in inputs: raise DataError.at(lines.file, "", lines.names[f"label_{s}"], f"a label of {s}", f"a modality: {few(inputs)}")
@@ -278,6 +280,7 @@ def clips_from_table(
     if centre: notes.append(f"labels: moved by {-centre:g}")
     if "split" not in lines.cells: notes.append(f"splits: groups dealt out with seed {seed}")
     def part(r):
-        own = {s: y[r] for s, y in unimodal.items()}
-        return Split(Texts(ids).take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], own)
-    return Clips(Path(table).stem, *map(part, rows.values()), bound=bound, dataset=dataset, notes=tuple(notes))
+        own, masks = {s: y[r] for s, y in unimodal.items()}, {s: mask[r] for s, mask in present.items()}
+        return Split(Texts(ids).take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], own, masks)
+    splits = {name: part(r) for name, r in rows.items()}
+    return Clips(Path(table).stem, **splits, bound=bound, dataset=dataset, notes=(*notes, *missing_notes(splits)))
