@@ -17,7 +17,9 @@ _HOME = {
     "objective": ("multitask_loss",),
     "metrics": ("sentiment_metrics",),
     "checkpoints": ("load_model",),
-    "training": ("Preset", "Run", "TrainConfig", "evaluate", "fit", "predict", "preset"),
+    "presets": ("Preset", "TrainConfig", "preset"),
+    "prediction": ("evaluate", "predict"),
+    "training": ("Run", "fit"),
     "report": ("information_report",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -1,4 +1,5 @@
 "Fixtures that several tests share; nothing that hangs on chance; what was not run, and what it takes."
+
 import contextlib
 import functools
 import http.server
@@ -20,7 +21,12 @@ SHARED = ROOT.parent / "shared" / "data"
 
 # ---------------------------------------------------------------- the same draws in every run and in any order
 
-SETTINGS = {"database": None, "deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+SETTINGS = {
+    "database": None,
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
 hypothesis.settings.register_profile("fixed", derandomize=True, **SETTINGS)
 hypothesis.settings.register_profile("random", derandomize=False, **SETTINGS)  # `make fuzz`, with --hypothesis-seed
 hypothesis.settings.load_profile("fixed")
@@ -28,7 +34,12 @@ hypothesis.settings.load_profile("fixed")
 
 class TorchState:
     "Lets Hypothesis put torch's global generator where it was at the start of each example."
-    seed, getstate, setstate = staticmethod(torch.manual_seed), staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
+
+    seed, getstate, setstate = (
+        staticmethod(torch.manual_seed),
+        staticmethod(torch.get_rng_state),
+        staticmethod(torch.set_rng_state),
+    )
 
 
 TORCH_STATE = TorchState()
@@ -64,7 +75,11 @@ def pytest_collection_modifyitems(items):
 # ---------------------------------------------------------------- what a machine lacks
 
 LACKING = (  # the reason of a skip: what is missing, what brings it
-    ("shared/data/mosi|CMU-MOSI", "CMU-MOSI beside the project", "the public copies that `dmsil.fetch` names, in ../shared/data/mosi/upstream"),
+    (
+        "shared/data/mosi|CMU-MOSI",
+        "CMU-MOSI beside the project",
+        "the public copies that `dmsil.fetch` names, in ../shared/data/mosi/upstream",
+    ),
     ("shared/data/mmmo|ICT-MMMO", "ICT-MMMO beside the project", "features.npz in ../shared/data/mmmo"),
     ("shared/data/sims", "CH-SIMS v2 beside the project", "clips.csv in ../shared/data/sims"),
     ("[Cc]hromium", "Chromium", "apt-get install chromium"),
@@ -91,12 +106,19 @@ def skips(reports) -> Counter:
 
 def pytest_terminal_summary(terminalreporter):
     found = skips(terminalreporter.stats.get("skipped", []))
-    pages = [report.nodeid.partition("[")[2][:-1] for report in terminalreporter.stats.get("passed", []) if "test_notebook_runs" in report.nodeid]
+    pages = [
+        report.nodeid.partition("[")[2][:-1]
+        for report in terminalreporter.stats.get("passed", [])
+        if "test_notebook_runs" in report.nodeid
+    ]
     if cells := sum((ROOT / page).read_text(encoding="utf-8").count('"#| cuda') for page in pages):
         found["a GPU, for cells of pages", "make gpu"] = cells
     if not found:
         return
-    rows = [("missing here", "not run", "what brings it"), *((what, str(n), brings) for (what, brings), n in found.most_common())]
+    rows = [
+        ("missing here", "not run", "what brings it"),
+        *((what, str(n), brings) for (what, brings), n in found.most_common()),
+    ]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     terminalreporter.section("tests not run")
     for row in rows:
@@ -110,7 +132,8 @@ def pytest_terminal_summary(terminalreporter):
 def mosi_folder() -> Path:
     "The folder with the public copies of CMU-MOSI and what was joined from them."
     folder = SHARED / "mosi"
-    if not (folder / "upstream").is_dir(): pytest.skip(f"needs the real data in {folder.relative_to(SHARED.parents[1])}")
+    if not (folder / "upstream").is_dir():
+        pytest.skip(f"needs the real data in {folder.relative_to(SHARED.parents[1])}")
     return folder
 
 
@@ -118,7 +141,8 @@ def mosi_folder() -> Path:
 def sims_folder() -> Path:
     "The folder with CH-SIMS v2: people's labels of every modality."
     folder = SHARED / "sims"
-    if not (folder / "clips.csv").is_file(): pytest.skip(f"needs the real data in {folder.relative_to(SHARED.parents[1])}")
+    if not (folder / "clips.csv").is_file():
+        pytest.skip(f"needs the real data in {folder.relative_to(SHARED.parents[1])}")
     return folder
 
 
@@ -127,13 +151,18 @@ def refused(*words) -> subprocess.CompletedProcess:
     from dmsil.cli import main
 
     words = list(map(str, words))
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as end:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.raises(SystemExit) as end,
+    ):
         main(words)
     return subprocess.CompletedProcess(words, end.value.code, out.getvalue(), err.getvalue())
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
 
 def serve(handler) -> tuple[http.server.ThreadingHTTPServer, str]:

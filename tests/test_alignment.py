@@ -1,4 +1,5 @@
 "The signed module: terms, bounds, projections, checkpoints, and what it refuses."
+
 import copy
 import math
 import pickle
@@ -21,7 +22,7 @@ def batch(n=16, seed=0, dtype=torch.float32, **widths):
     cause = torch.randn(n, 4, generator=g)
     for name, d in (widths or {"text": 8, "audio": 8, "vision": 8}).items():
         D = torch.randn(n, d, generator=g)
-        D[:, :min(4, d)] += cause[:, :d]
+        D[:, : min(4, d)] += cause[:, :d]
         made[name] = D.to(dtype)
     return made
 
@@ -29,7 +30,8 @@ def batch(n=16, seed=0, dtype=torch.float32, **widths):
 @pytest.mark.parametrize("measure", ALL)
 def test_terms_are_the_formula(measure):
     h, weights = batch(), {TA: 0.4, TV: 0.2, AV: 0.0}
-    if measure != "coral": weights[TV] = -0.2
+    if measure != "coral":
+        weights[TV] = -0.2
     terms = ModalAlignment(weights, measure=measure, whitening=0.05, epsilon=0.2)(h)
     most = 8 / 2 * math.log(1 / 0.2)
     expected = {
@@ -58,8 +60,11 @@ def cases(draw):
     for name in ("text", "audio", "vision"):
         d = equal if measure == "corr" else draw(st.integers(1, 9))
         rank = draw(st.integers(0, min(n, d)))
-        h[name] = torch.randn(n, rank, generator=g) @ torch.randn(rank, d, generator=g) * 10.0 ** draw(st.integers(-6, 6))
-    if draw(st.booleans()): h["audio"] = -2 * h["text"]
+        h[name] = (
+            torch.randn(n, rank, generator=g) @ torch.randn(rank, d, generator=g) * 10.0 ** draw(st.integers(-6, 6))
+        )
+    if draw(st.booleans()):
+        h["audio"] = -2 * h["text"]
     sign = st.floats(-2, 2, allow_nan=False)
     return h, {pair: draw(sign) for pair in (TA, TV, AV) if draw(st.booleans())}, measure
 
@@ -80,7 +85,8 @@ def test_the_signed_module_is_bounded(case):
     if weights:
         terms.total.backward()
         named = {name for pair in weights for name in pair}
-        for name, D in h.items(): assert (D.grad is None) == (name not in named) and (D.grad is None or D.grad.isfinite().all())
+        for name, D in h.items():
+            assert (D.grad is None) == (name not in named) and (D.grad is None or D.grad.isfinite().all())
 
 
 @settings(max_examples=40, deadline=None)
@@ -88,7 +94,8 @@ def test_the_signed_module_is_bounded(case):
 def test_symmetric_and_invariant(case, random):
     "The order within a pair, the order of the clips, and where the origin lies make no difference."
     h, weights, measure = case
-    P = list(range(len(h["text"]))); random.shuffle(P)
+    P = list(range(len(h["text"])))
+    random.shuffle(P)
     total = ModalAlignment(weights, measure=measure, whitening=0)({name: D.double() for name, D in h.items()}).total
     swapped = ModalAlignment({pair[::-1]: weight for pair, weight in weights.items()}, measure=measure, whitening=0)
     moved = {name: D.double()[P] + D.double().abs().amax() for name, D in h.items()}
@@ -98,9 +105,11 @@ def test_symmetric_and_invariant(case, random):
 @pytest.mark.parametrize("measure", SIGNED)
 def test_an_optimised_sign_does_what_it_says(measure):
     "Encoders, new batches at every step: more in common with +, less with −, read on clips never seen."
+
     def clips(n):
         cause = torch.randn(n, 3)
         return [torch.cat([cause + 0.4 * torch.randn(n, 3), torch.randn(n, 3)], 1) for _ in range(2)]
+
     torch.manual_seed(0)
     unseen, read = clips(2000), {}
     for weight in (-1.0, 1.0):
@@ -112,10 +121,12 @@ def test_an_optimised_sign_does_what_it_says(measure):
             optimiser.zero_grad()
             align({name: encoder(x) for name, encoder, x in zip(TA, encoders, clips(64), strict=True)}).total.backward()
             optimiser.step()
-        with torch.no_grad(): features = [encoder(x) for encoder, x in zip(encoders, unseen, strict=True)]
+        with torch.no_grad():
+            features = [encoder(x) for encoder, x in zip(encoders, unseen, strict=True)]
         read[weight] = gaussian(*features, epsilon=1e-3).item() if measure != "corr" else -corr_coral(*features).item()
     assert read[1.0] > read[-1.0] + (0.5 if measure != "corr" else 0.01)
-    if measure != "corr": assert read[-1.0] < 0.05
+    if measure != "corr":
+        assert read[-1.0] < 0.05
 
 
 def test_an_absent_pair_is_free():
@@ -129,7 +140,10 @@ def test_an_absent_pair_is_free():
 def test_features_nobody_named_are_ignored():
     h = batch()
     plain = ModalAlignment({TA: 0.3})(h).total
-    assert ModalAlignment({TA: 0.3})(h | {"fusion": "not even a tensor", "vision": torch.full((16, 8), math.nan)}).total == plain
+    assert (
+        ModalAlignment({TA: 0.3})(h | {"fusion": "not even a tensor", "vision": torch.full((16, 8), math.nan)}).total
+        == plain
+    )
 
 
 def test_no_pairs_no_terms():
@@ -146,10 +160,13 @@ def test_no_whitening():
 
 # --- projections ---
 
+
 @pytest.mark.parametrize("measure", ["coral", "corr"])
 def test_the_wider_side_is_projected(measure):
     h = batch(text=12, audio=5, vision=12)
-    align = ModalAlignment({TA: 0.3, AV: 0.3, TV: 0.3}, measure=measure, dims={"text": 12, "audio": 5, "vision": 12, "fusion": 99})
+    align = ModalAlignment(
+        {TA: 0.3, AV: 0.3, TV: 0.3}, measure=measure, dims={"text": 12, "audio": 5, "vision": 12, "fusion": 99}
+    )
     W = {name.split(".")[1]: p for name, p in align.named_parameters()}
     assert {name: tuple(p.shape) for name, p in W.items()} == {"text~audio": (5, 12), "audio~vision": (5, 12)}
     torch.testing.assert_close(W["text~audio"] @ W["text~audio"].T, torch.eye(5))
@@ -167,7 +184,8 @@ def test_the_projection_is_made_once():
     h = batch(text=12, audio=5)
     first = align(h).total
     assert align(h).total == first and len(list(align.parameters())) == 1
-    with pytest.raises(ValueError, match="widths 12 and 5, got 5 and 9"): align(batch(text=5, audio=9))
+    with pytest.raises(ValueError, match="widths 12 and 5, got 5 and 9"):
+        align(batch(text=5, audio=9))
 
 
 @pytest.mark.parametrize("measure", ["kappa", "rho2", "gaussian"])
@@ -178,10 +196,12 @@ def test_similarities_need_no_projection(measure):
 
 def test_checkpoint_round_trip(tmp_path):
     h, pairs = batch(text=12, audio=5, vision=7), {("text", "audio"): 0.3, ("text", "vision"): 0.1}
+
     class Model(nn.Module):
         def __init__(self, **options):
             super().__init__()
             self.align = ModalAlignment(pairs, measure="coral", **options)
+
     trained = Model()
     trained.align(h)
     torch.save(trained.state_dict(), tmp_path / "model.pt")
@@ -212,10 +232,13 @@ def test_projection_in_mixed_formats():
     align, h = ModalAlignment({TA: 0.3}, measure="coral", dims={"text": 12, "audio": 5}), batch(text=12, audio=5)
     half = {name: D.bfloat16().requires_grad_() for name, D in h.items()}
     plain = align({name: D.float() for name, D in half.items()}).total
-    with torch.autocast("cpu", dtype=torch.bfloat16): inside = align(half).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = align(half).total
     assert inside.dtype == torch.float32 and inside == plain
     inside.backward()
-    assert half["text"].grad.dtype == torch.bfloat16 and align.projections["text~audio"].weight.grad.dtype == torch.float32
+    assert (
+        half["text"].grad.dtype == torch.bfloat16 and align.projections["text~audio"].weight.grad.dtype == torch.float32
+    )
     assert align({name: D.double() for name, D in h.items()}).total.dtype == torch.float64
 
 
@@ -240,22 +263,29 @@ def test_gradcheck():
 
 # --- what is refused ---
 
-@pytest.mark.parametrize("weights, message", [
-    ({"text~audio": 0.3}, "two different names"),
-    ({("text", "text"): 0.3}, "two different names"),
-    ({("text", "audio", "vision"): 0.3}, "two different names"),
-    ({("text", 1): 0.3}, "two different names"),
-    ({("te~xt", "audio"): 0.3}, "without ~"),
-    ({TA: 0.3, TA[::-1]: 0.1}, "twice"),
-    ({TA: math.nan}, "finite"),
-    ({TA: -math.inf}, "finite"),
-])
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"text~audio": 0.3}, "two different names"),
+        ({("text", "text"): 0.3}, "two different names"),
+        ({("text", "audio", "vision"): 0.3}, "two different names"),
+        ({("text", 1): 0.3}, "two different names"),
+        ({("te~xt", "audio"): 0.3}, "without ~"),
+        ({TA: 0.3, TA[::-1]: 0.1}, "twice"),
+        ({TA: math.nan}, "finite"),
+        ({TA: -math.inf}, "finite"),
+    ],
+)
 def test_weights_refused(weights, message):
-    with pytest.raises(ValueError, match=message): ModalAlignment(weights)
+    with pytest.raises(ValueError, match=message):
+        ModalAlignment(weights)
 
 
 def test_negative_coral():
-    with pytest.raises(ValueError, match=r"\('text', 'vision'\) is unbounded below \(P16\): use kappa, or allow_unbounded=True"):
+    with pytest.raises(
+        ValueError, match=r"\('text', 'vision'\) is unbounded below \(P16\): use kappa, or allow_unbounded=True"
+    ):
         ModalAlignment({TA: 0.3, TV: -0.3}, measure="coral")
     align = ModalAlignment({TA: 0.3, TV: -0.3}, measure="coral", allow_unbounded=True, whitening=0)
     assert align.interval() == (-math.inf, math.inf)
@@ -266,20 +296,27 @@ def test_negative_coral():
 
 
 def test_options_refused():
-    with pytest.raises(ValueError, match="kappa, rho2, gaussian, corr, coral, got 'cka'"): ModalAlignment({TA: 1}, measure="cka")
+    with pytest.raises(ValueError, match="kappa, rho2, gaussian, corr, coral, got 'cka'"):
+        ModalAlignment({TA: 1}, measure="cka")
     for whitening in (-0.1, math.nan, math.inf):
-        with pytest.raises(ValueError, match="whitening"): ModalAlignment({TA: 1}, whitening=whitening)
+        with pytest.raises(ValueError, match="whitening"):
+            ModalAlignment({TA: 1}, whitening=whitening)
     for epsilon in (0.0, 1.0, math.nan):
-        with pytest.raises(ValueError, match="epsilon"): ModalAlignment({TA: 1}, epsilon=epsilon)
-    with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, .* got 1e-17$"): ModalAlignment({TA: 1}, epsilon=1e-17)
+        with pytest.raises(ValueError, match="epsilon"):
+            ModalAlignment({TA: 1}, epsilon=epsilon)
+    with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, .* got 1e-17$"):
+        ModalAlignment({TA: 1}, epsilon=1e-17)
 
 
 def test_features_refused():
     h = batch()
     align = ModalAlignment({TA: 0.3, TV: 0.3})
-    with pytest.raises(ValueError, match="needs features named 'vision', got 'text', 'audio'"): align({name: h[name] for name in TA})
-    with pytest.raises(ValueError, match="kappa needs n ≥ 4 rows, got 3"): align({name: D[:3] for name, D in h.items()})
-    with pytest.raises(ValueError, match="same rows in both, got 16 and 15 rows"): align(h | {"audio": h["audio"][:15]})
+    with pytest.raises(ValueError, match="needs features named 'vision', got 'text', 'audio'"):
+        align({name: h[name] for name in TA})
+    with pytest.raises(ValueError, match="kappa needs n ≥ 4 rows, got 3"):
+        align({name: D[:3] for name, D in h.items()})
+    with pytest.raises(ValueError, match="same rows in both, got 16 and 15 rows"):
+        align(h | {"audio": h["audio"][:15]})
     with pytest.raises(ValueError, match="coral needs floating-point features"):
         ModalAlignment({TA: 0.3}, measure="coral")({"text": h["text"][:, 0], "audio": h["audio"][:, 0]})
 

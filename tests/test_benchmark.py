@@ -1,4 +1,5 @@
 "The benchmark's own parts: its file, its step, its refusals. No time is asserted anywhere."
+
 import ast
 import json
 import sys
@@ -18,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_its_module_needs_torch_and_numpy_alone():
     "MMSA's interpreter imports it, and has nothing else of ours."
     for node in ast.parse((ROOT / "tools" / "benchmark.py").read_text(encoding="utf-8")).body:
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "sys")]
+        names = (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "sys")]
+        )
         assert all(name.split(".")[0] in {*sys.stdlib_module_names, "numpy", "torch"} for name in names)
 
 
@@ -59,6 +62,7 @@ class Plain:
         def delta(s):
             positive, negative = ((features[s] - c).norm(dim=1) for c in self.C[s])
             return (negative - positive) / (positive + 1e-8)
+
         fused, y, e = delta("fusion"), self.y["fusion"][rows], self.epoch
         for s in list(self.y)[1:]:
             new = 0.5 * delta(s) / (fused + 1e-8) * y + 0.5 * (y + delta(s) - fused)
@@ -123,7 +127,10 @@ def test_every_weight_has_a_name_at_mmsa():
     assert len(set(names)) == len(names)
     heads = {f"post_{s}_layer_{i}" for s in ("fusion", "text", "audio", "video") for i in (1, 2, 3)}
     assert {name.split(".")[1] for name in names} == {"audio_model", "video_model"} | heads
-    assert bench.mmsa_name("encoders.text.bert.embeddings.LayerNorm.weight") == "Model.text_model.model.embeddings.LayerNorm.weight"
+    assert (
+        bench.mmsa_name("encoders.text.bert.embeddings.LayerNorm.weight")
+        == "Model.text_model.model.embeddings.LayerNorm.weight"
+    )
 
 
 def test_adam_decays_what_mmsa_decays():

@@ -1,4 +1,5 @@
 "The notebooks in the real JupyterLab and a real browser, as a reader sees them; and the same eyes on notebooks with faults."
+
 import subprocess
 
 import browser
@@ -36,7 +37,11 @@ def test_faults_are_seen(tmp_path, monkeypatch):
     picture = v4.new_output("display_data", {"image/png": "bm90IGEgcGljdHVyZQ=="})
     error = v4.new_output("error", ename="E", evalue="e", traceback=["E: e"])
     faults = [v4.new_output("stream", name="stderr", text="a warning"), error, picture]
-    cells = [v4.new_markdown_cell("fine: $a$"), v4.new_markdown_cell(r"bad: $\left(a$"), v4.new_markdown_cell("left: $$a")]
+    cells = [
+        v4.new_markdown_cell("fine: $a$"),
+        v4.new_markdown_cell(r"bad: $\left(a$"),
+        v4.new_markdown_cell("left: $$a"),
+    ]
     notebook = v4.new_notebook(cells=cells + [v4.new_code_cell("1", outputs=[output]) for output in faults])
     nbformat.write(notebook, tmp_path / "faults.ipynb")
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -49,7 +54,9 @@ def test_faults_are_seen(tmp_path, monkeypatch):
 
 
 @needs_a_browser
-@pytest.mark.skipif(not (browser.SITE / "index.html").is_file(), reason="the documentation site is not built (make docs)")
+@pytest.mark.skipif(
+    not (browser.SITE / "index.html").is_file(), reason="the documentation site is not built (make docs)"
+)
 def test_every_page_of_the_site(capsys):
     counts, wrong = browser.try_site()
     with capsys.disabled():

@@ -1,4 +1,5 @@
 "The claims: each stated once, proven under the same title on named evidence, by checks that fail when the claim is damaged."
+
 import ast
 import json
 import re
@@ -28,7 +29,11 @@ def assertions(source: str) -> list[ast.AST]:
     "The assertions of a cell that compute something: `assert True` is none."
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Assert, ast.Call))]
     tests = [node.test if isinstance(node, ast.Assert) else node for node in nodes]
-    named = [t for t, node in zip(tests, nodes, strict=True) if isinstance(node, ast.Assert) or getattr(node.func, "id", None) in CHECKS]
+    named = [
+        t
+        for t, node in zip(tests, nodes, strict=True)
+        if isinstance(node, ast.Assert) or getattr(node.func, "id", None) in CHECKS
+    ]
     return [t for t in named if any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(t))]
 
 
@@ -51,7 +56,9 @@ def test_claim_is_proven(number, sections):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_wrong_variant_is_rejected(number, sections):
     cells = sections[number]["cells"]
-    at = next((k for k, (kind, text) in enumerate(cells) if kind == "markdown" and re.search(r"[Ww]rong variant", text)), None)
+    at = next(
+        (k for k, (kind, text) in enumerate(cells) if kind == "markdown" and re.search(r"[Ww]rong variant", text)), None
+    )
     assert at is not None, f"P{number} shows no wrong variant"
     after = "\n".join(text for kind, text in cells[at:] if kind == "code")
     rejecting = [t for t in assertions(after) if re.search(r"^not |test_fail|!=|>|<", ast.unparse(t))]
@@ -74,8 +81,15 @@ def test_table_names_every_claim():
 def test_what_is_trusted_names_every_rule(sections):
     "The table beside the helper: a row for each claim proven at any n and d, with exactly the rules that its section assumes."
     text = next(text for kind, text in sections[None]["cells"] if kind == "markdown" and "| rules assumed |" in text)
-    rows = {int(cells[0][1:]): cells for line in text.splitlines() if line.startswith("| P") for cells in [line.strip("| ").split(" | ")]}
-    any_size = {row["number"]: row for row in claims.claims() if (row["evidence"] or "").startswith("SymPy, any n and d")}
+    rows = {
+        int(cells[0][1:]): cells
+        for line in text.splitlines()
+        if line.startswith("| P")
+        for cells in [line.strip("| ").split(" | ")]
+    }
+    any_size = {
+        row["number"]: row for row in claims.claims() if (row["evidence"] or "").startswith("SymPy, any n and d")
+    }
     assert set(rows) == set(any_size)
     for number, (_, rules, proven, by_hand) in rows.items():
         assert re.findall("`(.+?)`", rules) == claims.assumed(sections[number]), f"P{number}"
@@ -123,7 +137,11 @@ MUTATIONS = [
     (14, "inner - (d + 1) / (d * (n_any - 1))", "inner - d / (d * (n_any - 1))"),
     (14, "test_close(small.mean(), exact(inner, 8, 4)", "test_close(small.mean(), exact(inner * d / (d + 1), 8, 4)"),
     (14, "limit - q / (2 + q)", "limit - q / (1 + q)"),
-    (14, "test_close(cosines.mean(), exact(cosine_of_means, 32, 128)", "test_close(cosines.mean(), (128 / 32 / (2 + 128 / 32))**0.5"),
+    (
+        14,
+        "test_close(cosines.mean(), exact(cosine_of_means, 32, 128)",
+        "test_close(cosines.mean(), (128 / 32 / (2 + 128 / 32))**0.5",
+    ),
     (15, "full_claim = (d**2 + d -", "full_claim = (d**2 -"),
     (16, "- 2 * s**2 * (C_a * C_b).trace()", "+ 2 * s**2 * (C_a * C_b).trace()"),
     (16, "sp.exp(2 * size * kappa_0 * mu * t)", "sp.exp(size * kappa_0 * mu * t)"),
@@ -183,7 +201,9 @@ class Section:
     def run(self, number, old=None, new=None):
         sources = self.sources(number)
         if old is not None:
-            assert old != new and sum(s.count(old) for s in sources) == 1, f"P{number} no longer says {old!r} (once): adapt the mutation"
+            assert old != new and sum(s.count(old) for s in sources) == 1, (
+                f"P{number} no longer says {old!r} (once): adapt the mutation"
+            )
             sources = [s.replace(old, new) for s in sources]
         namespace = dict(self.namespace)
         for k, source in enumerate(sources):

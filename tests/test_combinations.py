@@ -1,4 +1,5 @@
 "Grids: every pattern equal to its own fit, resumed after a kill, corrected as it should be, and what is refused."
+
 import json
 import math
 import os
@@ -16,9 +17,12 @@ import torch
 from conftest import refused
 
 import dmsil
+from dmsil.cells import Grid, load_grid
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
-from dmsil.combinations import Grid, GridConfig, Stack, detectable, flip_max_t, grid, holm, load_grid, paired_t, sign_patterns
+from dmsil.combinations import GridConfig, grid
 from dmsil.model import ModelConfig
+from dmsil.significance import detectable, flip_max_t, holm, paired_t
+from dmsil.stack import Stack, sign_patterns
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = ModelConfig(frozen=True, sequence="stats")
@@ -33,7 +37,9 @@ def two_modalities(n=(60, 30, 40), seed=0, wide=5) -> Clips:
     def part(name, k):
         y = randn(k)
         steps = Steps(randn(k, 7, wide) + y[:, None, None], torch.randint(1, 8, (k,), generator=generator))
-        return Split(tuple(f"{name}{i}" for i in range(k)), {"audio": steps, "pose": Vectors(randn(k, 4) + y[:, None])}, y)
+        return Split(
+            tuple(f"{name}{i}" for i in range(k)), {"audio": steps, "pose": Vectors(randn(k, 4) + y[:, None])}, y
+        )
 
     return Clips("made", *(part(name, k) for name, k in zip(("train", "valid", "test"), n, strict=True)))
 
@@ -42,7 +48,9 @@ def two_modalities(n=(60, 30, 40), seed=0, wide=5) -> Clips:
 def test_patterns_are_all_and_each_once(modalities):
     patterns = sign_patterns(modalities)
     pairs = [(a, b) for i, a in enumerate(modalities) for b in modalities[i + 1 :]]
-    assert {tuple(signs[pair] for pair in pairs) for signs in patterns.values()} == set(product((-1, 0, 1), repeat=len(pairs)))
+    assert {tuple(signs[pair] for pair in pairs) for signs in patterns.values()} == set(
+        product((-1, 0, 1), repeat=len(pairs))
+    )
     assert all("".join("-0+"[signs[pair] + 1] for pair in pairs) == name for name, signs in patterns.items())
 
 
@@ -54,23 +62,41 @@ def test_patterns_are_all_and_each_once(modalities):
         (two_modalities(), replace(SMALL, labels="robust", measures=("rho2",)), ("none", "-", "+")),
         (two_modalities(), replace(SMALL, labels="posterior"), ("none", "-", "+")),
         (two_modalities(), replace(SMALL, labels="none", measures=("gaussian",)), ("none", "-", "+")),
-        (synthetic_clips(n=(100, 50, 60), seed=2), replace(SMALL, epochs=3, measures=("corr",)), ("none", "--0", "++-")),
+        (
+            synthetic_clips(n=(100, 50, 60), seed=2),
+            replace(SMALL, epochs=3, measures=("corr",)),
+            ("none", "--0", "++-"),
+        ),
     ],
-    ids=["three modalities", "two", "rho2, robust labels", "posterior labels", "gaussian, no labels", "corr, with projections"],
+    ids=[
+        "three modalities",
+        "two",
+        "rho2, robust labels",
+        "posterior labels",
+        "gaussian, no labels",
+        "corr, with projections",
+    ],
 )
 def test_a_cell_is_its_own_fit(clips, config, cells):
     "Best epoch equal; MAE, Corr and κ within 2e-4 of `fit` with the cell's own configuration."
     found, patterns = grid(clips, config, progress=False), sign_patterns(clips.modalities)
     for cell in cells:
         run = dmsil.fit(clips, config.train_config(config.measures[0], 5, patterns.get(cell), MODEL), progress=False)
-        mine = {name: found.values(name)[found.cells.index(cell), 0].item() for name in ("MAE", "Corr", "valid_MAE", "best_epoch")}
+        mine = {
+            name: found.values(name)[found.cells.index(cell), 0].item()
+            for name in ("MAE", "Corr", "valid_MAE", "best_epoch")
+        }
         assert mine["best_epoch"] == run.metrics["best_epoch"]
-        assert mine["MAE"] == pytest.approx(run.metrics["MAE"], abs=2e-4) and mine["Corr"] == pytest.approx(run.metrics["Corr"], abs=2e-4)
+        assert mine["MAE"] == pytest.approx(run.metrics["MAE"], abs=2e-4) and mine["Corr"] == pytest.approx(
+            run.metrics["Corr"], abs=2e-4
+        )
         assert mine["valid_MAE"] == pytest.approx(run.metrics["valid"]["MAE"], abs=2e-4)
         h, _ = run.features()
         for pair in found.pairs:
             measured = dmsil.kappa(*(h[s] for s in pair.split("~"))).item()
-            assert found.values("kappa", pair=pair)[found.cells.index(cell), 0].item() == pytest.approx(measured, abs=2e-3)
+            assert found.values("kappa", pair=pair)[found.cells.index(cell), 0].item() == pytest.approx(
+                measured, abs=2e-3
+            )
 
 
 def stack_of(clips, config, cells):
@@ -89,9 +115,14 @@ def test_labels_predictions_and_weights_follow_fit(labels):
     with torch.random.fork_rng():
         stack = stack_of(clips, config, cells).fit()
     for k, cell in enumerate(cells):
-        run = dmsil.fit(clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell), MODEL), progress=False)
+        run = dmsil.fit(
+            clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell), MODEL), progress=False
+        )
         torch.testing.assert_close(stack.buffers["generator.y"][k], run.generator.y, atol=1e-3, rtol=0)
-        y_hat, alone = stack.predict(clips.test).predictions["fusion"][k], dmsil.predict(run.model, clips.test)[0]["fusion"]
+        y_hat, alone = (
+            stack.predict(clips.test).predictions["fusion"][k],
+            dmsil.predict(run.model, clips.test)[0]["fusion"],
+        )
         torch.testing.assert_close(y_hat, alone, atol=1e-4, rtol=0)
         for name, p in run.model.state_dict().items():
             torch.testing.assert_close(stack.params[f"model.{name}"][k], p, atol=1e-4, rtol=0)
@@ -105,7 +136,9 @@ def test_cells_stop_at_their_own_time():
     best = found.values("best_epoch")[:, 0]
     assert best.unique().numel() > 1, "every cell stopped at once: the test shows nothing"
     for cell, epoch in zip(found.cells, best.tolist(), strict=True):
-        run = dmsil.fit(clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell), MODEL), progress=False)
+        run = dmsil.fit(
+            clips, config.train_config("kappa", 5, sign_patterns(clips.modalities).get(cell), MODEL), progress=False
+        )
         assert run.metrics["best_epoch"] == epoch
         assert found.values()[found.cells.index(cell), 0].item() == pytest.approx(run.metrics["MAE"], abs=1e-3)
 
@@ -163,7 +196,9 @@ def test_paired_t_is_scipys():
     a, b = np.random.default_rng(0).normal(size=(2, 7))
     expected = ttest_rel(a, b)
     interval = expected.confidence_interval(0.95)
-    assert paired_t(torch.tensor(a - b)) == pytest.approx(((a - b).mean(), interval.low, interval.high, expected.pvalue))
+    assert paired_t(torch.tensor(a - b)) == pytest.approx(
+        ((a - b).mean(), interval.low, interval.high, expected.pvalue)
+    )
     assert math.isnan(paired_t(torch.tensor([1.0])).p) and paired_t(torch.zeros(3)).p == 1.0
 
 
@@ -180,7 +215,9 @@ def test_flips_by_hand():
 def test_corrections_keep_their_promise(seeds):
     "No effect anywhere, correlated cells: a find in at most 5 % of 300 grids, up to three standard errors."
     generator = torch.Generator().manual_seed(seeds)
-    draws = [torch.randn(26, seeds, generator=generator) + torch.randn(1, seeds, generator=generator) for _ in range(300)]
+    draws = [
+        torch.randn(26, seeds, generator=generator) + torch.randn(1, seeds, generator=generator) for _ in range(300)
+    ]
     bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
     assert np.mean([min(holm([paired_t(row).p for row in d])) < 0.05 for d in draws]) <= bound
     flips = np.mean([min(flip_max_t(d)) < 0.05 for d in draws])
@@ -201,10 +238,29 @@ def made_grid(effect: float, seeds=6) -> Grid:
     runs = []
     for seed in range(seeds):
         shared = torch.randn(1, generator=generator).item()
-        mae = [0.9 + 0.1 * shared + 0.001 * torch.randn(1, generator=generator).item() - effect * (k == 3) for k in range(4)]
-        column = {"shared": [0.1] * 4, "null95": [0.2] * 4, "low": [0.0] * 4, "high": [0.3] * 4, "verdict": ["can't tell"] * 3 + ["shares"]}
-        runs.append({"measure": "kappa", "seed": seed, "MAE": mae, "Corr": mae, "valid_MAE": mae, "best_epoch": [1] * 4,
-                     "kappa": {"a~b": [0.0] * 4}, "information": {"a~b": column}})
+        mae = [
+            0.9 + 0.1 * shared + 0.001 * torch.randn(1, generator=generator).item() - effect * (k == 3)
+            for k in range(4)
+        ]
+        column = {
+            "shared": [0.1] * 4,
+            "null95": [0.2] * 4,
+            "low": [0.0] * 4,
+            "high": [0.3] * 4,
+            "verdict": ["can't tell"] * 3 + ["shares"],
+        }
+        runs.append(
+            {
+                "measure": "kappa",
+                "seed": seed,
+                "MAE": mae,
+                "Corr": mae,
+                "valid_MAE": mae,
+                "best_epoch": [1] * 4,
+                "kappa": {"a~b": [0.0] * 4},
+                "information": {"a~b": column},
+            }
+        )
     return Grid({"grid": {}, "data": {"name": "made", "modalities": ["a", "b"]}}, runs)
 
 
@@ -228,7 +284,9 @@ def test_effects_by_hand():
     values = dict(zip(found.cells, found.values(), strict=True))
     words = ["".join(word) for word in product("-0+", repeat=2)]
     plus = sum(values[w[0] + "+" + w[1]] - values[w[0] + "0" + w[1]] for w in words) / 9
-    assert rows["a~c", "+"]["mean"] == pytest.approx(plus.mean().item()) and rows["a~c", "+"]["p"] == pytest.approx(paired_t(plus).p)
+    assert rows["a~c", "+"]["mean"] == pytest.approx(plus.mean().item()) and rows["a~c", "+"]["p"] == pytest.approx(
+        paired_t(plus).p
+    )
 
 
 # one command ------------------------------------------------------------------------------------
@@ -245,7 +303,10 @@ def command(*words, start=False, **env):
 
 
 def columns(folder: Path) -> list[dict]:
-    return [{k: v for k, v in run.items() if "seconds" not in k} for run in json.loads((folder / "grid.json").read_text())["runs"]]
+    return [
+        {k: v for k, v in run.items() if "seconds" not in k}
+        for run in json.loads((folder / "grid.json").read_text())["runs"]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +318,16 @@ def data_file(tmp_path_factory):
     for part, n in (("train", 60), ("valid", 20), ("test", 60)):
         y = rng.uniform(-3, 3, n).astype(np.float32)
         steps = lambda width, n=n, y=y: (rng.normal(size=(n, 6, width)) + y[:, None, None]).astype(np.float32)
-        data[part] = {"id": [f"{part}$_${i}" for i in range(n)], "raw_text": ["so"] * n, "text": steps(8),
-                      "audio": steps(5), "vision": steps(7), "audio_lengths": [6] * n, "vision_lengths": [6] * n, "regression_labels": y}
+        data[part] = {
+            "id": [f"{part}$_${i}" for i in range(n)],
+            "raw_text": ["so"] * n,
+            "text": steps(8),
+            "audio": steps(5),
+            "vision": steps(7),
+            "audio_lengths": [6] * n,
+            "vision_lengths": [6] * n,
+            "regression_labels": y,
+        }
     path = tmp_path_factory.mktemp("data") / "clips.pkl"
     path.write_bytes(pickle.dumps(data))
     return path
@@ -276,8 +345,17 @@ def whole(tmp_path_factory, data_file):
 
 def test_a_grid_writes_its_file(whole):
     found = load_grid(whole)
-    assert found.seeds == [1, 2, 3] and len(found.cells) == 28 and found.values().shape == (28, 3) and found.values().isfinite().all()
-    assert len(found.measured("text~audio")) == 28 and set(found.about["before"]["ridge_Corr"]) == {"text", "audio", "vision"}
+    assert (
+        found.seeds == [1, 2, 3]
+        and len(found.cells) == 28
+        and found.values().shape == (28, 3)
+        and found.values().isfinite().all()
+    )
+    assert len(found.measured("text~audio")) == 28 and set(found.about["before"]["ridge_Corr"]) == {
+        "text",
+        "audio",
+        "vision",
+    }
     assert [p.name for p in whole.iterdir()] == ["grid.json"]
 
 
@@ -296,7 +374,11 @@ def test_killed_and_resumed(whole, tmp_path, data_file, workers):
     end = command(*words)
     assert end.returncode == 0, end.stderr
     assert columns(tmp_path / "grid") == columns(whole)
-    assert not [pid for pid in workers_of if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()]
+    assert not [
+        pid
+        for pid in workers_of
+        if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    ]
 
 
 def test_seeds_may_be_added_and_nothing_else_may_change(whole, tmp_path, data_file):
@@ -304,7 +386,10 @@ def test_seeds_may_be_added_and_nothing_else_may_change(whole, tmp_path, data_fi
     base = ["grid", "--data", data_file, "--out", tmp_path, *WORDS[5:]]
     assert command(*base, "--seeds", 3, 4).returncode == 0
     assert [run["seed"] for run in columns(tmp_path)] == [1, 2, 3, 4] and columns(tmp_path)[:3] == columns(whole)
-    for change, word in ((["--strength", "0.5"], "strength was 0.3, now 0.5"), (["--hidden", "8"], "hidden was 32, now 8")):
+    for change, word in (
+        (["--strength", "0.5"], "strength was 0.3, now 0.5"),
+        (["--hidden", "8"], "hidden was 32, now 8"),
+    ):
         end = refused(*base, "--seeds", 3, *change)
         assert end.returncode == 2 and end.stderr.count("\n") == 1 and word in end.stderr
 
@@ -312,7 +397,9 @@ def test_seeds_may_be_added_and_nothing_else_may_change(whole, tmp_path, data_fi
 def test_simulated_clips_are_drawn_with_the_seed():
     draw = lambda seed: synthetic_clips(n=(60, 30, 40), seed=seed)
     found = grid(draw, replace(SMALL, seeds=(1, 2), epochs=1), progress=False)
-    assert [run["MAE"] for run in grid(draw(2), replace(SMALL, seeds=(2,), epochs=1), progress=False).runs] == [found.runs[1]["MAE"]]
+    assert [run["MAE"] for run in grid(draw(2), replace(SMALL, seeds=(2,), epochs=1), progress=False).runs] == [
+        found.runs[1]["MAE"]
+    ]
 
 
 def test_measures_share_their_references():
@@ -353,9 +440,16 @@ def test_bad_folders_are_one_line(tmp_path, data_file):
     "inputs, model, says",
     [
         ({"a": Vectors(torch.randn(8, 3))}, MODEL, "at least two modalities, got a"),
-        ({"a": Vectors(torch.randn(8, 3)), "text": Texts(("so",) * 8)}, replace(MODEL, frozen=False), "text: a grid trains on frozen text"),
-        ({"a": Vectors(torch.randn(8, 3)), "b": Steps(torch.randn(8, 4, 2), torch.full((8,), 4))},
-         replace(MODEL, sequence="last"), "b: a grid reads steps by their statistics"),
+        (
+            {"a": Vectors(torch.randn(8, 3)), "text": Texts(("so",) * 8)},
+            replace(MODEL, frozen=False),
+            "text: a grid trains on frozen text",
+        ),
+        (
+            {"a": Vectors(torch.randn(8, 3)), "b": Steps(torch.randn(8, 4, 2), torch.full((8,), 4))},
+            replace(MODEL, sequence="last"),
+            "b: a grid reads steps by their statistics",
+        ),
     ],
 )
 def test_clips_that_cannot_be_stacked(inputs, model, says):

@@ -1,4 +1,5 @@
 "Second-order measures: independent NumPy restatements, gradients, trouble at the edges, half precision."
+
 import math
 import types
 from itertools import permutations
@@ -31,7 +32,8 @@ PAIRED = [coral, corr_coral, coral_unbiased, cka, kappa, rho2, gaussian]
 SCALE_FREE = [corr_coral, cka, kappa, rho2, gaussian]
 
 
-def name(function): return function.__name__
+def name(function):
+    return function.__name__
 
 
 def pair(n, d_a, d_b=None, seed=0, dtype=torch.float64):
@@ -48,6 +50,7 @@ def high(function, d_a, d_b, epsilon=0.1):
 
 
 # --- restatements in NumPy, from the definitions and nothing else ---
+
 
 def np_cov(A, B):
     n = len(A)
@@ -71,8 +74,11 @@ def np_offdiagonal(A, B):
     G = G - np.diag(np.diag(G))
     r, c, T, S, S_t = G.sum(1), G.sum(0), G.sum(), (G**2).sum(), (G * G.T).sum()
     two, three, four = n * (n - 1), n * (n - 1) * (n - 2), n * (n - 1) * (n - 2) * (n - 3)
-    return S / two - ((r**2).sum() - S + (c**2).sum() - S) / three + (
-        T**2 - (r**2).sum() - (c**2).sum() - 2 * (r * c).sum() + S + S_t) / four
+    return (
+        S / two
+        - ((r**2).sum() - S + (c**2).sum() - S) / three
+        + (T**2 - (r**2).sum() - (c**2).sum() - 2 * (r * c).sum() + S + S_t) / four
+    )
 
 
 def np_u_centred(A):
@@ -102,7 +108,9 @@ def test_measures_equal_their_definitions(n, d):
         corr_coral: ((np_corr(A) - np_corr(B)) ** 2).sum() / (4 * d * d),
         coral_unbiased: (np_ustatistic(A, A) + np_ustatistic(B, B) - 2 * np_ustatistic(A, B)) / (4 * d * d),
         cka: (np_cov(A, B) ** 2).sum() / np.sqrt((C_a**2).sum() * (C_b**2).sum()),
-        kappa: (np_u_centred(A) * np_u_centred(B)).sum() / np.linalg.norm(np_u_centred(A)) / np.linalg.norm(np_u_centred(B)),
+        kappa: (np_u_centred(A) * np_u_centred(B)).sum()
+        / np.linalg.norm(np_u_centred(A))
+        / np.linalg.norm(np_u_centred(B)),
         rho2: (np_rho(A, B, 0.1) ** 2).sum() / d,
         gaussian: -np.log(1 - np_rho(A, B, 0.1) ** 2).sum() / 2,
     }
@@ -115,9 +123,13 @@ def test_unequal_widths_equal_their_definitions(d_a, d_b):
     D_a, D_b = pair(8, d_a, d_b)
     A, B = D_a.numpy(), D_b.numpy()
     K_a, K_b = np_u_centred(A), np_u_centred(B)
-    assert kappa(D_a, D_b).item() == pytest.approx((K_a * K_b).sum() / np.linalg.norm(K_a) / np.linalg.norm(K_b), rel=1e-9)
+    assert kappa(D_a, D_b).item() == pytest.approx(
+        (K_a * K_b).sum() / np.linalg.norm(K_a) / np.linalg.norm(K_b), rel=1e-9
+    )
     assert rho2(D_a, D_b, 0.3).item() == pytest.approx((np_rho(A, B, 0.3) ** 2).sum() / min(d_a, d_b), rel=1e-9)
-    assert gaussian(D_a, D_b, epsilon=0.3).item() == pytest.approx(-np.log(1 - np_rho(A, B, 0.3) ** 2).sum() / 2, rel=1e-8)
+    assert gaussian(D_a, D_b, epsilon=0.3).item() == pytest.approx(
+        -np.log(1 - np_rho(A, B, 0.3) ** 2).sum() / 2, rel=1e-8
+    )
     cross = (np_cov(A, B) ** 2).sum() / np.linalg.norm(np_cov(A, A)) / np.linalg.norm(np_cov(B, B))
     assert cka(D_a, D_b).item() == pytest.approx(cross, rel=1e-9)
     np.testing.assert_allclose(cross_covariance(D_a, D_b).numpy(), np_cov(A, B), atol=1e-12)
@@ -143,6 +155,7 @@ def test_single_matrices():
 
 # --- gradients ---
 
+
 @pytest.mark.parametrize("shape", [(6, 3), (5, 12)], ids=["tall", "wide"])
 @pytest.mark.parametrize("function", PAIRED, ids=name)
 def test_gradcheck(function, shape):
@@ -161,7 +174,8 @@ def test_gradcheck_at_unequal_widths(function, widths):
 @pytest.mark.parametrize("shape", [(6, 3), (4, 12)])
 def test_gradcheck_of_one_matrix(shape):
     D = pair(*shape, seed=3)[0].requires_grad_()
-    for function in (centred, covariance, gram, whiteness): assert torch.autograd.gradcheck(function, (D,))
+    for function in (centred, covariance, gram, whiteness):
+        assert torch.autograd.gradcheck(function, (D,))
 
 
 @pytest.mark.parametrize("function", SCALE_FREE, ids=name)
@@ -170,11 +184,13 @@ def test_gradient_scales_inversely(function, scale):
     "f(sD) = f(D), so its gradient at sD is 1/s of the one at D, also where s is not a power of two."
     D_a, D_b = pair(12, 5)
     at_one, at_scale = D_a.clone().requires_grad_(), (scale * D_a).requires_grad_()
-    function(at_one, D_b).backward(); function(at_scale, D_b).backward()
+    function(at_one, D_b).backward()
+    function(at_scale, D_b).backward()
     torch.testing.assert_close(at_scale.grad * scale, at_one.grad, rtol=1e-9, atol=1e-12)
 
 
 # --- properties, over scales, ranks and shapes ---
+
 
 @st.composite
 def features(draw, equal=False):
@@ -185,11 +201,14 @@ def features(draw, equal=False):
     for d in (d_a, d_b):
         rank = draw(st.integers(0, min(n, d)))
         D = torch.randn(n, rank, generator=g) @ torch.randn(rank, d, generator=g)
-        if draw(st.booleans()): D[:, draw(st.integers(0, d - 1))] = 0.1
-        if draw(st.booleans()): D[draw(st.integers(1, n - 1))] = D[0]
+        if draw(st.booleans()):
+            D[:, draw(st.integers(0, d - 1))] = 0.1
+        if draw(st.booleans()):
+            D[draw(st.integers(1, n - 1))] = D[0]
         D = D * 10.0 ** draw(st.integers(-6, 6))
         made.append(D + D.abs().amax() * draw(st.sampled_from([0, 0, 1, 30])))
-    if draw(st.booleans()) and d_a == d_b: made[1] = made[0] * draw(st.sampled_from([1.0, -2.0, 1e-3]))
+    if draw(st.booleans()) and d_a == d_b:
+        made[1] = made[0] * draw(st.sampled_from([1.0, -2.0, 1e-3]))
     return made
 
 
@@ -202,11 +221,13 @@ def test_bounded_finite_and_symmetric(D):
         low = -1.0 if function is kappa else 0.0
         assert low - 1e-6 <= value.item() <= high(function, D_a.shape[1], D_b.shape[1]) + 1e-6, name(function)
         assert function(D_b, D_a).item() == pytest.approx(value.item(), abs=1e-5), name(function)
-        for slope in torch.autograd.grad(value, (D_a, D_b)): assert slope.isfinite().all(), name(function)
+        for slope in torch.autograd.grad(value, (D_a, D_b)):
+            assert slope.isfinite().all(), name(function)
     for function in (coral, coral_unbiased, lambda a, b: whiteness(a) + whiteness(b)):
         value = function(D_a, D_b)
         assert value.isfinite()
-        for slope in torch.autograd.grad(value, (D_a, D_b)): assert slope.isfinite().all()
+        for slope in torch.autograd.grad(value, (D_a, D_b)):
+            assert slope.isfinite().all()
     assert coral(D_a, D_b) >= 0
 
 
@@ -215,7 +236,8 @@ def test_bounded_finite_and_symmetric(D):
 def test_invariances(D, random):
     "The same permutation of both, a translation, a scale: nothing changes. The first two hold for CORAL as well."
     D_a, D_b = (X.double() for X in D)
-    P = list(range(len(D_a))); random.shuffle(P)
+    P = list(range(len(D_a)))
+    random.shuffle(P)
     functions = [cka, kappa, rho2, gaussian] + [coral, coral_unbiased, corr_coral] * (D_a.shape[1] == D_b.shape[1])
     for function in functions:
         value = function(D_a, D_b).item()
@@ -238,8 +260,10 @@ def test_translation_and_sign():
 def test_pairing_is_felt_by_the_cross_measures_only():
     D_a, D_b = pair(40, 3)
     other = D_b[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
-    for function in (coral, corr_coral): torch.testing.assert_close(function(D_a, other), function(D_a, D_b))
-    for function in (cka, kappa, rho2, gaussian): assert function(D_a, other) < 0.5 * function(D_a, D_b), name(function)
+    for function in (coral, corr_coral):
+        torch.testing.assert_close(function(D_a, other), function(D_a, D_b))
+    for function in (cka, kappa, rho2, gaussian):
+        assert function(D_a, other) < 0.5 * function(D_a, D_b), name(function)
 
 
 def test_identical_modalities():
@@ -270,6 +294,7 @@ def test_unbiased_where_coral_is_not():
 
 # --- the cases that have to be defined ---
 
+
 def test_constant_features_count_as_nothing():
     X = torch.randn(9, 3, generator=torch.Generator().manual_seed(6))
     flat = torch.full((9, 3), 0.1, requires_grad=True)  # its float32 mean is not exactly 0.1
@@ -278,7 +303,8 @@ def test_constant_features_count_as_nothing():
         (slope,) = torch.autograd.grad(value, flat)
         assert torch.equal(slope, torch.zeros_like(slope)), name(function)
         assert function is corr_coral or value == 0, name(function)
-    for function in PAIRED: assert function(flat, flat) == 0, name(function)
+    for function in PAIRED:
+        assert function(flat, flat) == 0, name(function)
     assert whiteness(flat).item() == 1
 
 
@@ -291,7 +317,8 @@ def test_one_constant_column_changes_nothing_elsewhere():
 
 
 def test_a_single_outlier_is_no_likeness():
-    spike = torch.zeros(8, 3); spike[2] = 5
+    spike = torch.zeros(8, 3)
+    spike[2] = 5
     X = torch.randn(8, 3, generator=torch.Generator().manual_seed(7), requires_grad=True)
     assert kappa(spike, X) == 0 and kappa(X, spike) == 0
     assert torch.autograd.grad(kappa(spike, X), X)[0].abs().sum() == 0
@@ -342,10 +369,12 @@ def test_gradients_leave_the_format_before_values_do():
 def test_a_nan_is_not_hidden():
     D_a, D_b = pair(8, 3)
     D_a[0, 0] = math.nan
-    for function in PAIRED: assert function(D_a, D_b).isnan() and function(D_b, D_a).isnan(), name(function)
+    for function in PAIRED:
+        assert function(D_a, D_b).isnan() and function(D_b, D_a).isnan(), name(function)
 
 
 # --- formats ---
+
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("function", PAIRED, ids=name)
@@ -381,7 +410,7 @@ def test_formats_may_differ():
 
 def test_far_from_the_origin():
     "Mean 10⁴, spread 1: the float32 covariance has float32's own precision."
-    D = (torch.randn(32, 16, generator=torch.Generator().manual_seed(8)) + 1e4)
+    D = torch.randn(32, 16, generator=torch.Generator().manual_seed(8)) + 1e4
     exact = covariance(D.double())
     assert (covariance(D).double() - exact).norm() < 1e-6 * exact.norm()
     shortcut = (D.T @ D - 32 * torch.outer(D.mean(0), D.mean(0))) / 31
@@ -403,13 +432,19 @@ def test_compiled_and_mapped():
         torch.testing.assert_close(compiled(D_a, D_b), function(D_a, D_b))
     for function in PAIRED:
         mapped = torch.func.vmap(function)(torch.stack([D_a, 2 * D_b]), torch.stack([D_b, D_a]))
-        torch.testing.assert_close(mapped, torch.stack([function(D_a, D_b), function(2 * D_b, D_a)]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            mapped, torch.stack([function(D_a, D_b), function(2 * D_b, D_a)]), rtol=1e-5, atol=1e-6
+        )
 
 
 # --- what is refused ---
 
-@pytest.mark.parametrize("function, rows", [(f, 4 if f in (kappa, coral_unbiased) else 2) for f in PAIRED + [cross_covariance]],
-                         ids=lambda value: getattr(value, "__name__", str(value)))
+
+@pytest.mark.parametrize(
+    "function, rows",
+    [(f, 4 if f in (kappa, coral_unbiased) else 2) for f in PAIRED + [cross_covariance]],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_too_few_rows(function, rows):
     with pytest.raises(ValueError, match=f"^{function.__name__} needs n ≥ {rows} rows, got {rows - 1}$"):
         function(torch.randn(rows - 1, 3), torch.randn(rows - 1, 3))
@@ -418,24 +453,38 @@ def test_too_few_rows(function, rows):
 
 def test_refused():
     X = torch.randn(8, 3)
-    with pytest.raises(ValueError, match="covariance needs n ≥ 2 rows, got 1"): covariance(X[:1])
-    with pytest.raises(ValueError, match="gram needs n ≥ 1 rows, got 0"): gram(X[:0])
-    with pytest.raises(ValueError, match="kappa needs the same rows in both, got 8 and 7 rows"): kappa(X, X[:7])
-    with pytest.raises(ValueError, match=r"kappa needs floating-point features of shape \(n, d\), got shape \(8,\)"): kappa(X[:, 0], X)
-    with pytest.raises(ValueError, match="torch.int64"): kappa(X.long(), X)
-    with pytest.raises(ValueError, match="ndarray"): kappa(X.numpy(), X)
-    with pytest.raises(ValueError, match=r"\(8, 0\)"): cka(X[:, :0], X)
-    with pytest.raises(TypeError): kappa(X)
-    with pytest.raises(TypeError): kappa(X, X, X)
+    with pytest.raises(ValueError, match="covariance needs n ≥ 2 rows, got 1"):
+        covariance(X[:1])
+    with pytest.raises(ValueError, match="gram needs n ≥ 1 rows, got 0"):
+        gram(X[:0])
+    with pytest.raises(ValueError, match="kappa needs the same rows in both, got 8 and 7 rows"):
+        kappa(X, X[:7])
+    with pytest.raises(ValueError, match=r"kappa needs floating-point features of shape \(n, d\), got shape \(8,\)"):
+        kappa(X[:, 0], X)
+    with pytest.raises(ValueError, match="torch.int64"):
+        kappa(X.long(), X)
+    with pytest.raises(ValueError, match="ndarray"):
+        kappa(X.numpy(), X)
+    with pytest.raises(ValueError, match=r"\(8, 0\)"):
+        cka(X[:, :0], X)
+    with pytest.raises(TypeError):
+        kappa(X)
+    with pytest.raises(TypeError):
+        kappa(X, X, X)
     for function in (coral, corr_coral, coral_unbiased):
-        with pytest.raises(ValueError, match=f"{function.__name__} needs equal widths, got 3 and 2"): function(X, X[:, :2])
+        with pytest.raises(ValueError, match=f"{function.__name__} needs equal widths, got 3 and 2"):
+            function(X, X[:, :2])
     for epsilon in (0, 1, -0.1, math.nan):
         for function in (rho2, gaussian):
-            with pytest.raises(ValueError, match="0 < epsilon < 1"): function(X, X, epsilon)
+            with pytest.raises(ValueError, match="0 < epsilon < 1"):
+                function(X, X, epsilon)
     for function in (rho2, gaussian):
-        with pytest.raises(ValueError, match="^epsilon needs to be at least 1e-12, or double precision loses it; got 1e-17$"):
+        with pytest.raises(
+            ValueError, match="^epsilon needs to be at least 1e-12, or double precision loses it; got 1e-17$"
+        ):
             function(X, X, 1e-17)
-        with pytest.raises(ValueError, match="at least 1e-12"): function(X, X, 0.99e-12)
+        with pytest.raises(ValueError, match="at least 1e-12"):
+            function(X, X, 0.99e-12)
         assert function(X, X, 1e-12).isfinite()
 
 
@@ -447,17 +496,22 @@ def test_keywords():
 def test_inputs_are_left_alone():
     D_a, D_b = pair(8, 3)
     before = D_a.clone(), D_b.clone()
-    for function in PAIRED: function(D_a, D_b)
+    for function in PAIRED:
+        function(D_a, D_b)
     assert torch.equal(D_a, before[0]) and torch.equal(D_b, before[1])
 
 
 # --- guards and switches, each with a damage that its check has to notice ---
 
+
 def nearly_one_outlier(cov):
     "One clip far from the rest: nearly nothing to compare, but not nothing, down to 1e-4 of its distance."
     g = torch.Generator().manual_seed(0)
     for delta in (1e-2, 1e-3, 1e-4):
-        D, X = delta * torch.randn(8, 3, generator=g, dtype=torch.float64), torch.randn(8, 3, generator=g, dtype=torch.float64)
+        D, X = (
+            delta * torch.randn(8, 3, generator=g, dtype=torch.float64),
+            torch.randn(8, 3, generator=g, dtype=torch.float64),
+        )
         D[0] += 1
         K, M = np_u_centred(D.numpy()), np_u_centred(X.numpy())
         assert cov.kappa(D, X).item() == pytest.approx((K * M).sum() / np.linalg.norm(K) / np.linalg.norm(M), abs=1e-6)
@@ -470,11 +524,18 @@ def power_begins_where_it_is_said(cov):
     "1 for entries up to 2^(80/k), a power of two that brings larger ones below it; in float32 finite at 1e9 and infinite at 1e11."
     for k in (1, 2, 4):
         below, at = (torch.full((2, 2), x * 2.0 ** (80 // k), dtype=torch.float64) for x in (1 - 1e-6, 1.0))
-        assert cov._power(k, 1e-9 * at) == cov._power(k, below) == 1 and cov._power(k, at) == 2 and cov._power(k, below, 8 * at) == 16
+        assert (
+            cov._power(k, 1e-9 * at) == cov._power(k, below) == 1
+            and cov._power(k, at) == 2
+            and cov._power(k, below, 8 * at) == 16
+        )
     D_a, D_b = pair(16, 8, dtype=torch.float32)
     for function in (cov.coral, cov.coral_unbiased):
         exact = function(D_a.double() * 1e9, D_b.double() * 1e9).item()
-        assert function(D_a * 1e9, D_b * 1e9).item() == pytest.approx(exact, rel=1e-4) and function(D_a * 1e11, D_b * 1e11).isinf()
+        assert (
+            function(D_a * 1e9, D_b * 1e9).item() == pytest.approx(exact, rel=1e-4)
+            and function(D_a * 1e11, D_b * 1e11).isinf()
+        )
     assert cov.whiteness(D_a * 1e9).isfinite() and cov.whiteness(D_a * 1e11).isinf()
 
 
@@ -482,11 +543,13 @@ def at_most_one(cov):
     "Copies, whose cosine is 1 up to rounding: never above 1."
     for seed in range(60):
         D = torch.randn(9, 4, generator=torch.Generator().manual_seed(seed))
-        for function in (cov.cka, cov.kappa): assert 1 - 1e-6 < function(D, 3 * D) <= 1
+        for function in (cov.cka, cov.kappa):
+            assert 1 - 1e-6 < function(D, 3 * D) <= 1
 
 
 def operations(function, *features):
-    with FlopCounterMode(display=False) as counter: function(*features)
+    with FlopCounterMode(display=False) as counter:
+        function(*features)
     return counter.get_total_flops()
 
 

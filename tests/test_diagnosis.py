@@ -1,4 +1,5 @@
 "tools/diagnosis.py at toy size, its variants, and what is committed."
+
 import json
 
 import diagnosis
@@ -16,10 +17,21 @@ def small(monkeypatch):
     monkeypatch.setattr(diagnosis.dmsil, "synthetic_clips", lambda *_, **__: clips)
 
 
-@pytest.mark.parametrize("arm", ["as it is", "formula: difference of t", "heads learn the truth", "kappa off, whitening kept", "kappa and whitening off"])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "as it is",
+        "formula: difference of t",
+        "heads learn the truth",
+        "kappa off, whitening kept",
+        "kappa and whitening off",
+    ],
+)
 def test_an_arm_ends_in_a_row(arm, small):
     row = diagnosis.one(arm, 1)
-    assert row["arm"] == arm and all(0 < row[part][s] < 3 for part in ("labels", "copy", "heads") for s in diagnosis.NAMES)
+    assert row["arm"] == arm and all(
+        0 < row[part][s] < 3 for part in ("labels", "copy", "heads") for s in diagnosis.NAMES
+    )
     assert row["labels"] != row["copy"]
     json.dumps(row)
 
@@ -54,4 +66,6 @@ def test_what_the_fusion_and_the_heads_of_a_wiring_read(wiring):
 def test_every_committed_run_is_there_once():
     done = json.loads(diagnosis.RESULT.read_text())
     for kind, label, names in (("runs", "arm", diagnosis.ARMS), ("wirings", "wiring", diagnosis.WIRINGS)):
-        assert sorted((row[label], row["seed"]) for row in done[kind]) == sorted((name, seed) for name in names for seed in (71,))
+        assert sorted((row[label], row["seed"]) for row in done[kind]) == sorted(
+            (name, seed) for name in names for seed in (71,)
+        )

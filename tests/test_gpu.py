@@ -1,4 +1,5 @@
 "tools/gpu.py on a CPU: every part runs on a bare machine's packages, damage is seen, a cut leaves a file. No time is asserted."
+
 import json
 import os
 import re
@@ -55,7 +56,10 @@ def test_agreement_keeps_its_tolerances(trial):
     assert part["modes"].keys() == part["tolerances"].keys() == {"float32", "tf32", "bfloat16"}
     for mode, limits in part["tolerances"].items():
         assert len(limits) == 5 and all(part["modes"][mode][kind] <= most for kind, most in limits.items())
-    assert part["damaged"]["seen"] and part["modes"]["bfloat16"]["gradients_relative"] > part["modes"]["float32"]["gradients_relative"]
+    assert (
+        part["damaged"]["seen"]
+        and part["modes"]["bfloat16"]["gradients_relative"] > part["modes"]["float32"]["gradients_relative"]
+    )
 
 
 def test_every_number_has_a_unit(trial):
@@ -65,6 +69,7 @@ def test_every_number_has_a_unit(trial):
         if isinstance(value, list):
             return [k for v in value for k in keys(v, key)]
         return [key] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
     assert [key for key in set(keys(trial)) - {"seed"} if not key.endswith(gpu.UNITS)] == []
 
 
@@ -102,7 +107,9 @@ def test_a_step_that_waits_is_named(tmp_path, monkeypatch):
 
     setup = gpu.Setup(torch.device("cpu"), gpu.SMALL, 1, scratch=tmp_path)
     run = gpu.made(setup, gpu.drawn_clips(setup, 32), frozen=True)
-    monkeypatch.setattr(dmsil.clips.Vectors, "take", lambda self, rows: dmsil.clips.Vectors(self.values[rows.to(self.values.device)]))
+    monkeypatch.setattr(
+        dmsil.clips.Vectors, "take", lambda self, rows: dmsil.clips.Vectors(self.values[rows.to(self.values.device)])
+    )
     found = gpu.waits_of(run, lambda: gpu.step(run, torch.arange(16)))
     assert any("a copy that blocks" in line for line in found)
 
@@ -127,7 +134,13 @@ def test_no_measure_makes_a_step_wait(tmp_path, measure):
 
 
 def test_a_cell_gets_what_it_builds_on():
-    before = ["import math\nx = 1", "def f(): return g() + x", "def g(): return y", "y = 5\nz = [math.pi]", "x = 2\nunused = 1 / 0"]
+    before = [
+        "import math\nx = 1",
+        "def f(): return g() + x",
+        "def g(): return y",
+        "y = 5\nz = [math.pi]",
+        "x = 2\nunused = 1 / 0",
+    ]
     before += ["z.append(3)"]
     setting = gpu.needed(before, "answer = f(), len(z)", set())
     assert "unused" not in setting
@@ -162,10 +175,15 @@ def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypat
 
     monkeypatch.setattr(gpu, "PARTS", {"broken": broken, "labels": gpu.labels})
     found = gpu.measure("cpu", tmp_path / "a.json", ("broken", "labels"), brought=tmp_path, tell=lambda line: None)
-    assert found["parts"]["broken"]["error"] == "RuntimeError: x.py: no luck" and found["parts"]["broken"]["before_count"] == 1
+    assert (
+        found["parts"]["broken"]["error"] == "RuntimeError: x.py: no luck"
+        and found["parts"]["broken"]["before_count"] == 1
+    )
     assert found["parts"]["labels"]["ok"]
     monkeypatch.setattr(gpu, "PARTS", {"slow": lambda setup, out: time.sleep(30), "labels": gpu.labels})
-    found = gpu.measure("cpu", tmp_path / "b.json", ("slow", "labels"), minutes=0.02, brought=tmp_path, tell=lambda line: None)
+    found = gpu.measure(
+        "cpu", tmp_path / "b.json", ("slow", "labels"), minutes=0.02, brought=tmp_path, tell=lambda line: None
+    )
     assert all("time was spent" in part["error"] for part in found["parts"].values()) and found["time_s"] < 20
     assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["parts"].keys() == {"slow", "labels"}
 

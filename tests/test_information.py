@@ -1,4 +1,5 @@
 "The verdict: estimates against closed forms, invariances, the discrete split against a generic solver, reports and refusals."
+
 import json
 import math
 import subprocess
@@ -51,7 +52,9 @@ def test_groups_are_dealt_whole_and_evenly(groups, seed):
 def test_a_resample_weighs_whole_groups():
     deal = pairs.Resampled(6, list("aabbcc"), 3, 500, 0)
     x = torch.tensor([1.0, 1, 2, 2, 3, 3], dtype=torch.double)
-    assert set(deal.means(x).mul(3).round().tolist()) <= set(range(3, 10)) and torch.equal(deal.times.sum(1), torch.full((500,), 3.0).double())
+    assert set(deal.means(x).mul(3).round().tolist()) <= set(range(3, 10)) and torch.equal(
+        deal.times.sum(1), torch.full((500,), 3.0).double()
+    )
     assert deal.means(x[:, None])[:, 0].tolist() == pytest.approx(deal.means(x).tolist())
 
 
@@ -70,7 +73,9 @@ def test_no_more_than_five_percent_of_independent_pairs_exceed_their_null():
     for seed in range(120):
         a, b = torch.randn(2, 200, 6, generator=torch.Generator().manual_seed(seed))
         pair = pair_information(a, b, permutations=39, resamples=20, seed=seed)
-        above.append((pair.shared > pair.null95, pair.kappa > pair.kappa_null95, pair.canonical[0] > pair.canonical_null95[0]))
+        above.append(
+            (pair.shared > pair.null95, pair.kappa > pair.kappa_null95, pair.canonical[0] > pair.canonical_null95[0])
+        )
     assert (np.mean(above, 0) < 0.11).all()  # 5 % and three standard errors
 
 
@@ -95,7 +100,9 @@ def test_the_truth_lies_in_the_interval(report, a, b):
     assert pair.kappa_interval[0] < pair.kappa < pair.kappa_interval[1] and pair.kappa_null95 < pair.kappa_interval[0]
     rho = WORLD.r
     kept = WORLD.config.k_common + (WORLD.config.k_pair if (a, b) == ("text", "audio") else 0)
-    assert all(low < rho < high for low, high in pair.canonical_interval[:kept]) or np.allclose(pair.canonical[:kept], rho, atol=0.06)
+    assert all(low < rho < high for low, high in pair.canonical_interval[:kept]) or np.allclose(
+        pair.canonical[:kept], rho, atol=0.06
+    )
 
 
 def test_linear_maps_and_order_change_nothing(sample):
@@ -106,7 +113,9 @@ def test_linear_maps_and_order_change_nothing(sample):
     plain = pair_information(a, b, permutations=20, resamples=50)
     turned = pair_information(a @ maps[0] + 7, 1e3 * (b @ maps[1]), permutations=20, resamples=50)
     swapped = pair_information(b, a, permutations=0, resamples=50)
-    assert turned.shared == pytest.approx(plain.shared, abs=2e-3) and turned.canonical == pytest.approx(plain.canonical, abs=5e-3)
+    assert turned.shared == pytest.approx(plain.shared, abs=2e-3) and turned.canonical == pytest.approx(
+        plain.canonical, abs=5e-3
+    )
     assert swapped.shared == pytest.approx(pair_information(a, b, permutations=0, resamples=50).shared, abs=1e-9)
 
 
@@ -119,9 +128,17 @@ def test_the_formula_of_the_bias_is_the_mean_of_the_null(d_a, d_b):
     read = pairs.cross_fitted(white["a"], white["b"], deal, 400)
     assert read.null[0].mean().item() == pytest.approx(read.bias, rel=0.15, abs=0.002) and read.bias < 0
     i, null, strength = read.best()
-    assert strength in pairs.SHRINKAGE and null.shape == (400,) and i.mean() == max((read.i - read.null.mean(1, keepdim=True)).mean(1))
+    assert (
+        strength in pairs.SHRINKAGE
+        and null.shape == (400,)
+        and i.mean() == max((read.i - read.null.mean(1, keepdim=True)).mean(1))
+    )
     alone = pair_information(D_a, D_b, permutations=0, resamples=50)
-    assert math.isnan(alone.null95) and alone.strength == 1 and alone.clipwise.mean() == pytest.approx((read.i[0].mean() - read.bias).item(), abs=1e-9)
+    assert (
+        math.isnan(alone.null95)
+        and alone.strength == 1
+        and alone.clipwise.mean() == pytest.approx((read.i[0].mean() - read.bias).item(), abs=1e-9)
+    )
 
 
 def test_every_seed_is_a_run_of_its_own_and_the_same_twice(sample):
@@ -136,9 +153,12 @@ def test_every_seed_is_a_run_of_its_own_and_the_same_twice(sample):
 def test_no_verdict_contradicts_its_interval(shared, null95, below, above, margin):
     interval = (max(0.0, shared - below), shared + above)
     word = verdict(shared, null95, interval, margin)
-    if word == "shares": assert interval[0] > 0 and shared > null95 and interval[1] >= margin
-    if word == "private": assert interval[1] < margin
-    if shared <= null95 and interval[1] >= margin: assert word == "can't tell"
+    if word == "shares":
+        assert interval[0] > 0 and shared > null95 and interval[1] >= margin
+    if word == "private":
+        assert interval[1] < margin
+    if shared <= null95 and interval[1] >= margin:
+        assert word == "can't tell"
 
 
 def test_a_speaker_that_both_carry_is_not_shared_when_groups_are_given():
@@ -155,12 +175,19 @@ def test_a_speaker_that_both_carry_is_not_shared_when_groups_are_given():
 @pytest.mark.parametrize("s", WORLD.names)
 def test_what_a_modality_knows_and_adds(report, s):
     m, others = report.modalities[s], tuple(t for t in WORLD.names if t != s)
-    alone, added = label_information(WORLD, s), label_information(WORLD, *WORLD.names) - label_information(WORLD, *others)
+    alone, added = (
+        label_information(WORLD, s),
+        label_information(WORLD, *WORLD.names) - label_information(WORLD, *others),
+    )
     slack = 0.03
     assert m.interval["alone"][0] - slack < alone < m.interval["alone"][1] + slack
     assert m.interval["added"][0] - slack < added < m.interval["added"][1] + slack
-    assert m.redundant + m.unique == pytest.approx(m.alone) and m.unique + m.synergistic == pytest.approx(m.added, abs=1e-9)
-    assert m.discrete["low"] <= m.discrete["synergistic"] + 1e-6 and m.discrete["synergistic"] <= m.discrete["high"] + 1e-6
+    assert m.redundant + m.unique == pytest.approx(m.alone) and m.unique + m.synergistic == pytest.approx(
+        m.added, abs=1e-9
+    )
+    assert (
+        m.discrete["low"] <= m.discrete["synergistic"] + 1e-6 and m.discrete["synergistic"] <= m.discrete["high"] + 1e-6
+    )
 
 
 def table(i, j, k, seed):
@@ -184,7 +211,11 @@ def duality_gap(q):
 
 
 def check_least_informative(p, q):
-    assert q.min() >= 0 and torch.allclose(q.sum(1), p.sum(1), rtol=0, atol=1e-8) and torch.allclose(q.sum(0), p.sum(0), rtol=0, atol=1e-8)
+    assert (
+        q.min() >= 0
+        and torch.allclose(q.sum(1), p.sum(1), rtol=0, atol=1e-8)
+        and torch.allclose(q.sum(0), p.sum(0), rtol=0, atol=1e-8)
+    )
     assert -1e-7 < duality_gap(q) < 1.1e-6
 
 
@@ -205,11 +236,13 @@ def test_the_least_informative_table_is_feasible_and_optimal(i, j, k):
     sparse[:, 0, 0, 0] += 1
     heavy = torch.randn(drawn.shape, generator=g, dtype=torch.double).mul(4).exp()
     p = torch.cat([drawn, *(t / t.sum((1, 2, 3), keepdim=True) for t in (sparse, heavy))])
-    for one, q in zip(p, least_informative(p), strict=True): check_least_informative(one, q)
+    for one, q in zip(p, least_informative(p), strict=True):
+        check_least_informative(one, q)
 
 
 def test_a_gap_that_rounding_hides_is_refused():
-    with pytest.raises(ValueError, match="gap ≥ 1e-7, got 1e-09"): least_informative(table(2, 2, 2, 0), gap=1e-9)
+    with pytest.raises(ValueError, match="gap ≥ 1e-7, got 1e-09"):
+        least_informative(table(2, 2, 2, 0), gap=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -249,7 +282,11 @@ def test_batches_of_tables_are_tables():
 def test_the_null_holds_at_most_five_percent_above():
     for times in (19, 20, 99, 200):
         x = torch.arange(float(times))
-        assert (1 + (x >= pairs._null95(x) + 0.5).sum()) / (times + 1) <= 0.05 < (2 + (x >= pairs._null95(x)).sum()) / (times + 1)
+        assert (
+            (1 + (x >= pairs._null95(x) + 0.5).sum()) / (times + 1)
+            <= 0.05
+            < (2 + (x >= pairs._null95(x)).sum()) / (times + 1)
+        )
     assert math.isnan(pairs._null95(torch.empty(0))) and pairs._null95(torch.empty(0, 3)).shape == (3,)
 
 
@@ -272,14 +309,19 @@ def test_neighbours_read_a_known_pair():
 def test_names_that_stay(report):
     assert dmsil.information_report is information_report
     pair, text = report.pairs["text", "audio"], report.modalities["text"]
-    for value in (pair.shared, pair.null95, *pair.interval, pair.kappa, text.unique, text.redundant, text.synergistic): assert isinstance(value, float)
+    for value in (pair.shared, pair.null95, *pair.interval, pair.kappa, text.unique, text.redundant, text.synergistic):
+        assert isinstance(value, float)
     assert isinstance(pair.verdict, str)
 
 
 def test_json_is_plain_and_complete(report):
     again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert again["pairs"]["text~audio"]["shared"] == pytest.approx(report.pairs["text", "audio"].shared, abs=1e-6)
-    assert set(again["modalities"]) == set(WORLD.names) and again["clips"] == 800 and "clipwise" not in again["pairs"]["text~audio"]
+    assert (
+        set(again["modalities"]) == set(WORLD.names)
+        and again["clips"] == 800
+        and "clipwise" not in again["pairs"]["text~audio"]
+    )
 
 
 def test_what_is_unknown_is_null_in_json(sample):
@@ -292,16 +334,22 @@ def test_before_and_after(sample):
     noisy = sample.x | {"vision": torch.randn(800, 24, generator=g), "fusion": torch.randn(800, 8, generator=g)}
     report = information_report(noisy, sample.y_m, before=sample.x, permutations=20, resamples=200)
     change = report.change["text", "vision"]
-    assert change.interval[1] < 0 and change.shared == pytest.approx(report.pairs["text", "vision"].shared - report.before.pairs["text", "vision"].shared)
+    assert change.interval[1] < 0 and change.shared == pytest.approx(
+        report.pairs["text", "vision"].shared - report.before.pairs["text", "vision"].shared
+    )
     assert report.change["text", "audio"].interval == (0, 0) and set(report.modalities) == set(WORLD.names)
     assert report.to_dict()["before"]["pairs"]["text~vision"]["shared"] > 0.8
     assert "change" in str(report) and report._repr_html_().count("<table>") == 2
 
 
 def test_two_and_four_modalities_numpy_and_half_precision(sample):
-    two = information_report({s: sample.x[s].numpy() for s in ("text", "audio")}, sample.y_m.numpy(), permutations=19, resamples=20)
+    two = information_report(
+        {s: sample.x[s].numpy() for s in ("text", "audio")}, sample.y_m.numpy(), permutations=19, resamples=20
+    )
     assert list(two.pairs) == [("text", "audio")]
-    four = information_report(sample.x | {"timing": sample.x["text"][:, :5].half()}, sample.y_m, permutations=19, resamples=20)
+    four = information_report(
+        sample.x | {"timing": sample.x["text"][:, :5].half()}, sample.y_m, permutations=19, resamples=20
+    )
     assert len(four.pairs) == 6 and four.pairs["text", "timing"].verdict == "shares"
     import matplotlib
 
@@ -310,34 +358,54 @@ def test_two_and_four_modalities_numpy_and_half_precision(sample):
 
 
 def test_names_are_escaped(sample):
-    html = information_report({"<script>": sample.x["text"], "b&w": sample.x["audio"]}, sample.y_m, permutations=19, resamples=20)._repr_html_()
+    html = information_report(
+        {"<script>": sample.x["text"], "b&w": sample.x["audio"]}, sample.y_m, permutations=19, resamples=20
+    )._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;" in html and "b&amp;w" in html
 
 
 def test_dead_and_copied_features(sample):
-    report = information_report({"text": sample.x["text"], "dead": torch.ones(800, 3), "copy": sample.x["text"] @ torch.ones(32, 2)}, sample.y_m, permutations=19, resamples=20)
+    report = information_report(
+        {"text": sample.x["text"], "dead": torch.ones(800, 3), "copy": sample.x["text"] @ torch.ones(32, 2)},
+        sample.y_m,
+        permutations=19,
+        resamples=20,
+    )
     assert report.pairs["text", "dead"].verdict == "private" and "dead: the features do not vary" in report.notes
     assert report.pairs["text", "copy"].shared > 3
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda x, y: ({"text": x["text"]}, y), "at least two modalities beside the fusion, got text"),
-    (lambda x, y: (x, y[:-1]), r"text: features need shape \(799, d\)"),
-    (lambda x, y: (x | {"audio": x["audio"][:, 0]}, y), r"audio: features need shape \(800, d\), a row a clip, got \(800,\)"),
-    (lambda x, y: (x | {"audio": x["audio"].index_fill(0, torch.tensor([3]), math.nan)}, y), "audio: features hold 16 values that are not finite"),
-    (lambda x, y: (x, y / 0), "labels need one finite number a clip"),
-    (lambda x, y: ({s: D[:30] for s, D in x.items()}, y[:30]), "at least 40 clips, got 30"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x, y: ({"text": x["text"]}, y), "at least two modalities beside the fusion, got text"),
+        (lambda x, y: (x, y[:-1]), r"text: features need shape \(799, d\)"),
+        (
+            lambda x, y: (x | {"audio": x["audio"][:, 0]}, y),
+            r"audio: features need shape \(800, d\), a row a clip, got \(800,\)",
+        ),
+        (
+            lambda x, y: (x | {"audio": x["audio"].index_fill(0, torch.tensor([3]), math.nan)}, y),
+            "audio: features hold 16 values that are not finite",
+        ),
+        (lambda x, y: (x, y / 0), "labels need one finite number a clip"),
+        (lambda x, y: ({s: D[:30] for s, D in x.items()}, y[:30]), "at least 40 clips, got 30"),
+    ],
+)
 def test_refusals(sample, change, words):
     with pytest.raises(ValueError, match=words):
         information_report(*change(sample.x, sample.y_m))
 
 
 def test_groups_before_and_permutations_are_checked(sample):
-    with pytest.raises(ValueError, match="0 or at least 19"): information_report(sample.x, sample.y_m, permutations=10)
-    with pytest.raises(ValueError, match="one entry for each of 800 clips, got 3"): information_report(sample.x, sample.y_m, groups=[1, 2, 3])
-    with pytest.raises(ValueError, match="5 folds need at least as many groups, got 4"): information_report(sample.x, sample.y_m, groups=[1, 2, 3, 4] * 200)
-    with pytest.raises(ValueError, match="before needs the modalities"): information_report(sample.x, sample.y_m, before={"text": sample.x["text"], "x": sample.x["audio"]})
+    with pytest.raises(ValueError, match="0 or at least 19"):
+        information_report(sample.x, sample.y_m, permutations=10)
+    with pytest.raises(ValueError, match="one entry for each of 800 clips, got 3"):
+        information_report(sample.x, sample.y_m, groups=[1, 2, 3])
+    with pytest.raises(ValueError, match="5 folds need at least as many groups, got 4"):
+        information_report(sample.x, sample.y_m, groups=[1, 2, 3, 4] * 200)
+    with pytest.raises(ValueError, match="before needs the modalities"):
+        information_report(sample.x, sample.y_m, before={"text": sample.x["text"], "x": sample.x["audio"]})
 
 
 def test_videos():

@@ -1,4 +1,5 @@
 "The house: order of imports, documented names, generated files equal to their notebooks."
+
 import ast
 import importlib
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = {m.group(2): int(m.group(1)) for p in (ROOT / "nbs").glob("*.ipynb") if (m := re.match(r"(\d\d)_(\w+)\.ipynb", p.name))}
+ORDER = {path.stem[3:]: place for place, path in enumerate(sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")))}
 MODULES = sorted(p.stem for p in (ROOT / "dmsil").glob("*.py") if not p.stem.startswith("_"))
 RANK = {name: ORDER.get(name, ORDER.get("training", 99) + 0.5) for name in MODULES}
 
@@ -41,7 +42,9 @@ def test_imports_point_upwards(name):
 def test_what_a_module_imports_is_public(name):
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("dmsil")):
-            assert not [alias.name for alias in node.names if alias.name.startswith("_")], f"{name}: {ast.unparse(node)}"
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")], (
+                f"{name}: {ast.unparse(node)}"
+            )
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -56,7 +59,7 @@ def test_library_needs_no_development_tool(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_are_documented(name):
     module = importlib.import_module(f"dmsil.{name}")
-    assert (module.__doc__ or name == "cli"), "the notebook's subtitle is missing"
+    assert module.__doc__ or name == "cli", "the notebook's subtitle is missing"
     for public in module.__all__:
         thing = getattr(module, public)
         if callable(thing):
@@ -74,7 +77,9 @@ def test_package_names_exist():
 
 def test_import_is_light():
     code = "import sys, dmsil; print([m for m in ('torch', 'sympy', 'sklearn', 'transformers', 'matplotlib', 'fastcore', 'nbdev') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
     code = code.replace("import sys, dmsil", "import sys, dmsil.training")
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not re.search("sklearn|transformers|matplotlib|fastcore|nbdev", loaded)
@@ -84,7 +89,9 @@ def test_modules_are_the_notebooks(tmp_path):
     "Export into a copy gives the committed modules."
     import shutil
 
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

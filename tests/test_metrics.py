@@ -1,4 +1,5 @@
 "The metrics against scikit-learn, SciPy, a restatement in plain Python, and hand-worked clips."
+
 import math
 import subprocess
 import sys
@@ -21,18 +22,26 @@ SIMS = ["Mult_acc_2", "Mult_acc_3", "Mult_acc_5", "F1_score", "MAE", "Corr"]
 
 def plain(pred, truth, dataset):
     "The definitions in words, clip by clip, with no NumPy in the classes."
-    def share(f, rows): return sum(f(p) == f(t) for p, t in rows) / len(rows) if rows else math.nan
-    def clip(x, b): return max(-b, min(b, x))
+
+    def share(f, rows):
+        return sum(f(p) == f(t) for p, t in rows) / len(rows) if rows else math.nan
+
+    def clip(x, b):
+        return max(-b, min(b, x))
+
     def f1(f, rows):
-        if not rows: return math.nan
+        if not rows:
+            return math.nan
         total = 0.0
         for k in {f(t) for _, t in rows}:
             tp = sum(f(p) == k == f(t) for p, t in rows)
             off = sum((f(p) == k) != (f(t) == k) for p, t in rows)
             total += sum(f(t) == k for _, t in rows) / len(rows) * 2 * tp / (2 * tp + off)
         return total
+
     rows = list(zip(map(float, pred), map(float, truth), strict=True))
-    if dataset in ("sims", "simsv2"): rows = [(clip(p, 1.0), clip(t, 1.0)) for p, t in rows]
+    if dataset in ("sims", "simsv2"):
+        rows = [(clip(p, 1.0), clip(t, 1.0)) for p, t in rows]
     n = len(rows)
     mp, mt = sum(p for p, _ in rows) / n, sum(t for _, t in rows) / n
     var_p, var_t = sum((p - mp) ** 2 for p, _ in rows), sum((t - mt) ** 2 for _, t in rows)
@@ -45,12 +54,14 @@ def plain(pred, truth, dataset):
         return dict(zip(SIMS, [*(share(f, rows) for f in fs), f1(fs[0], rows), *end], strict=True))
     has0, non0 = (lambda x: x >= 0), (lambda x: x > 0)
     kept = [(p, t) for p, t in rows if t != 0]
-    five, seven = (lambda x: round(clip(x, 2.0))), (lambda x: round(clip(x, 3.0)))   # Python rounds half to even too
+    five, seven = (lambda x: round(clip(x, 2.0))), (lambda x: round(clip(x, 3.0)))  # Python rounds half to even too
     two = [share(has0, rows), f1(has0, rows), share(non0, kept), f1(non0, kept)]
     return dict(zip(MOSI, [*two, share(five, rows), share(seven, rows), *end], strict=True))
 
 
-grid = st.sampled_from([-3.5, -3, -2.5, -2, -1.5, -1, -0.7, -0.5, -0.1, -1e-6, 0.0, 1e-6, 0.1, 0.5, 0.7, 1, 1.5, 2, 2.5, 3, 3.5])
+grid = st.sampled_from(
+    [-3.5, -3, -2.5, -2, -1.5, -1, -0.7, -0.5, -0.1, -1e-6, 0.0, 1e-6, 0.1, 0.5, 0.7, 1, 1.5, 2, 2.5, 3, 3.5]
+)
 values = st.one_of(grid, st.floats(-4, 4, allow_nan=False, width=32).map(lambda x: round(x, 3)))
 
 
@@ -77,7 +88,9 @@ def test_equals_scikit_learn_on_random_clips():
         assert m[f"{prefix}_F1_score"] == pytest.approx(f1_score(t, p, average="weighted"), abs=1e-15)
     for k in (5, 7):
         b = k // 2
-        assert m[f"Mult_acc_{k}"] == accuracy_score(np.round(truth.clip(-b, b)).astype(int), np.round(pred.clip(-b, b)).astype(int))
+        assert m[f"Mult_acc_{k}"] == accuracy_score(
+            np.round(truth.clip(-b, b)).astype(int), np.round(pred.clip(-b, b)).astype(int)
+        )
     assert m["MAE"] == pytest.approx(mean_absolute_error(truth, pred), abs=1e-15)
     assert m["Corr"] == pytest.approx(pearsonr(truth, pred)[0], abs=1e-14)
 
@@ -91,7 +104,9 @@ def test_sims_equals_scikit_learn_after_the_clip():
     assert m["Mult_acc_2"] == accuracy_score(truth > 0, p > 0)
     assert m["F1_score"] == pytest.approx(f1_score(truth > 0, p > 0, average="weighted"), abs=1e-15)
     for k, cuts in ((3, [-0.1, 0.1]), (5, [-0.7, -0.1, 0.1, 0.7])):
-        assert m[f"Mult_acc_{k}"] == accuracy_score(np.digitize(truth, cuts, right=True), np.digitize(p, cuts, right=True))
+        assert m[f"Mult_acc_{k}"] == accuracy_score(
+            np.digitize(truth, cuts, right=True), np.digitize(p, cuts, right=True)
+        )
     assert m["MAE"] == pytest.approx(mean_absolute_error(truth, p), abs=1e-15)
     assert m["MAE"] != pytest.approx(mean_absolute_error(truth, pred), abs=1e-3)
     assert m["Corr"] == pytest.approx(pearsonr(truth, p)[0], abs=1e-14)
@@ -104,9 +119,19 @@ def test_each_convention_is_one_for_two_names():
     assert sentiment_metrics(pred, truth) == sentiment_metrics(pred, truth, "mosi")
 
 
-@pytest.mark.parametrize("value, seven, five", [
-    (0.5, 0, 0), (1.5, 2, 2), (2.5, 2, 2), (-0.5, 0, 0), (-1.5, -2, -2), (-2.5, -2, -2), (2.51, 3, 2), (7, 3, 2),
-])
+@pytest.mark.parametrize(
+    "value, seven, five",
+    [
+        (0.5, 0, 0),
+        (1.5, 2, 2),
+        (2.5, 2, 2),
+        (-0.5, 0, 0),
+        (-1.5, -2, -2),
+        (-2.5, -2, -2),
+        (2.51, 3, 2),
+        (7, 3, 2),
+    ],
+)
 def test_halves_are_rounded_to_even_on_both_sides(value, seven, five):
     for k in range(-3, 4):
         both = sentiment_metrics([value], [k]), sentiment_metrics([k], [value])
@@ -117,8 +142,8 @@ def test_halves_are_rounded_to_even_on_both_sides(value, seven, five):
 
 def test_zero_by_hand():
     m = sentiment_metrics([-1e-6, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0])
-    assert m["Has0_acc_2"] == 0.5     # −1e-6 on 0 is wrong, 0.0 on −1 is wrong
-    assert m["Non0_acc_2"] == 0.5     # 0.0 is negative here: wrong on 1, right on −1
+    assert m["Has0_acc_2"] == 0.5  # −1e-6 on 0 is wrong, 0.0 on −1 is wrong
+    assert m["Non0_acc_2"] == 0.5  # 0.0 is negative here: wrong on 1, right on −1
     assert sentiment_metrics([-0.0], [0.0])["Has0_acc_2"] == 1.0
 
 
@@ -128,13 +153,22 @@ def test_sims_edges_belong_to_the_bin_on_their_left():
         for cut, inside in below.items():
             pair = np.array([cut], dtype), np.array([inside], dtype)
             assert sentiment_metrics(*pair, "sims")["Mult_acc_5"] == 1.0, (cut, dtype)
-            assert sentiment_metrics(np.nextafter(pair[0], dtype(2)), pair[1], "sims")["Mult_acc_5"] == 0.0, (cut, dtype)
+            assert sentiment_metrics(np.nextafter(pair[0], dtype(2)), pair[1], "sims")["Mult_acc_5"] == 0.0, (
+                cut,
+                dtype,
+            )
     assert sentiment_metrics([0.0], [-1.0], "sims")["Mult_acc_2"] == 1.0
     assert sentiment_metrics([1e-12], [-1.0], "sims")["Mult_acc_2"] == 0.0
 
 
 def test_undefined_is_nan_and_nothing_warns():
-    constant = ([0.1] * 3, [1, 0, -1]), ([1, 0, -1], [0.1] * 3), ([0.0], [0.0]), ([1.0, 1.0], [1.0, 1.0]), ([-1.0, -1.0], [1.0, 1.0])
+    constant = (
+        ([0.1] * 3, [1, 0, -1]),
+        ([1, 0, -1], [0.1] * 3),
+        ([0.0], [0.0]),
+        ([1.0, 1.0], [1.0, 1.0]),
+        ([-1.0, -1.0], [1.0, 1.0]),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for dataset in ("mosi", "sims"):
@@ -147,7 +181,7 @@ def test_undefined_is_nan_and_nothing_warns():
 
 def test_constant_that_no_float_sums_to_exactly_is_still_constant():
     assert math.isnan(sentiment_metrics(np.full(7, 0.1, np.float32), np.arange(7.0))["Corr"])
-    assert math.isnan(sentiment_metrics([5.0, 2.0, 1.0], [1.0, 0.2, -0.3], "sims")["Corr"])   # constant after the clip
+    assert math.isnan(sentiment_metrics([5.0, 2.0, 1.0], [1.0, 0.2, -0.3], "sims")["Corr"])  # constant after the clip
 
 
 @settings(max_examples=60, deadline=None)
@@ -155,19 +189,30 @@ def test_constant_that_no_float_sums_to_exactly_is_still_constant():
 def test_correlation_ignores_scale_and_stays_in_range(truth, scale):
     pred = np.sin(np.arange(20.0)) * scale
     corr = sentiment_metrics(pred, truth)["Corr"]
-    if math.isnan(corr): assert np.ptp(truth) == 0
+    if math.isnan(corr):
+        assert np.ptp(truth) == 0
     else:
         assert -1 <= corr <= 1
         assert corr == pytest.approx(sentiment_metrics(pred / scale, truth)["Corr"], abs=1e-9)
 
 
-@pytest.mark.parametrize("make", [
-    list, tuple, np.asarray, torch.tensor, lambda x: np.asarray(x, np.float16), lambda x: np.asarray(x)[:, None],
-    lambda x: torch.tensor(x)[:, None], lambda x: torch.tensor(x, requires_grad=True),
-    lambda x: torch.tensor(x, dtype=torch.bfloat16), lambda x: torch.tensor(x, dtype=torch.float16),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        list,
+        tuple,
+        np.asarray,
+        torch.tensor,
+        lambda x: np.asarray(x, np.float16),
+        lambda x: np.asarray(x)[:, None],
+        lambda x: torch.tensor(x)[:, None],
+        lambda x: torch.tensor(x, requires_grad=True),
+        lambda x: torch.tensor(x, dtype=torch.bfloat16),
+        lambda x: torch.tensor(x, dtype=torch.float16),
+    ],
+)
 def test_containers_and_precisions_agree(make):
-    pred, truth = [-1.5, 0.25, 0.5, 2.0], [-1.0, 0.0, 0.5, 3.0]   # exact in every precision
+    pred, truth = [-1.5, 0.25, 0.5, 2.0], [-1.0, 0.0, 0.5, 3.0]  # exact in every precision
     assert sentiment_metrics(make(pred), make(truth)) == sentiment_metrics(pred, truth)
     assert sentiment_metrics(make(pred), truth, "sims") == sentiment_metrics(pred, truth, "sims")
 
@@ -183,20 +228,23 @@ def test_inputs_are_left_alone():
     assert pred.tolist() == [3.0, -3.0] and truth.tolist() == [2.0, -2.0]
 
 
-@pytest.mark.parametrize("pred, truth, dataset, words", [
-    ([1.0], [1.0], "MOSI", "unknown dataset 'MOSI', expected one of mosi, mosei, sims, simsv2"),
-    ([1.0], [1.0], "iemocap", "mosi, mosei, sims, simsv2"),
-    ([1.0, 2.0], [1.0], "mosi", "got 2 and 1 rows"),
-    ([], [], "mosi", "n ≥ 1"),
-    (1.0, [1.0], "mosi", r"pred needs one number a clip.*got \(\)"),
-    ([[1.0, 2.0]], [1.0], "mosi", r"got \(1, 2\)"),
-    ([1.0, math.nan], [1.0, 1.0], "mosi", "pred is not finite in 1 of 2 rows, first in row 1: nan"),
-    ([1.0, 1.0], [math.inf, 1.0], "sims", "truth is not finite in 1 of 2 rows, first in row 0: inf"),
-    (["a"], [1.0], "mosi", "pred is not an array of numbers"),
-    ([None], [1.0], "mosi", "pred is not an array of numbers"),
-    ([[1.0], [1.0, 2.0]], [1.0, 2.0], "mosi", "pred is not an array of numbers"),
-    ([1.0], [1j], "mosi", "truth is not an array of numbers"),
-])
+@pytest.mark.parametrize(
+    "pred, truth, dataset, words",
+    [
+        ([1.0], [1.0], "MOSI", "unknown dataset 'MOSI', expected one of mosi, mosei, sims, simsv2"),
+        ([1.0], [1.0], "iemocap", "mosi, mosei, sims, simsv2"),
+        ([1.0, 2.0], [1.0], "mosi", "got 2 and 1 rows"),
+        ([], [], "mosi", "n ≥ 1"),
+        (1.0, [1.0], "mosi", r"pred needs one number a clip.*got \(\)"),
+        ([[1.0, 2.0]], [1.0], "mosi", r"got \(1, 2\)"),
+        ([1.0, math.nan], [1.0, 1.0], "mosi", "pred is not finite in 1 of 2 rows, first in row 1: nan"),
+        ([1.0, 1.0], [math.inf, 1.0], "sims", "truth is not finite in 1 of 2 rows, first in row 0: inf"),
+        (["a"], [1.0], "mosi", "pred is not an array of numbers"),
+        ([None], [1.0], "mosi", "pred is not an array of numbers"),
+        ([[1.0], [1.0, 2.0]], [1.0, 2.0], "mosi", "pred is not an array of numbers"),
+        ([1.0], [1j], "mosi", "truth is not an array of numbers"),
+    ],
+)
 def test_what_does_not_fit_is_named(pred, truth, dataset, words):
     with pytest.raises(ValueError, match=words):
         sentiment_metrics(pred, truth, dataset)
@@ -210,7 +258,7 @@ def test_table_means_and_spreads():
     assert lines[3] == "| one | 1 | 3.00 | – |"
     assert text._repr_markdown_() == text
     assert "Corr" not in metrics_table({"a": {"MAE": 1.0, "Corr": 0.5}}, columns=("MAE",))
-    for hole in (math.nan, None):   # None is what strict JSON leaves of nan
+    for hole in (math.nan, None):  # None is what strict JSON leaves of nan
         assert metrics_table({"a": [{"Corr": hole}, {"Corr": 0.5}]}).endswith("| a | 2 | nan ± nan |")
 
 

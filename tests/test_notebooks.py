@@ -1,4 +1,5 @@
 "Every notebook runs from top to bottom; a failure shows the cell and its traceback."
+
 import re
 import subprocess
 import sys
@@ -20,7 +21,9 @@ def test_notebook_runs(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if '"#| slow' in path.read_text(encoding="utf-8")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if '"#| slow' in path.read_text(encoding="utf-8")], ids=lambda p: p.name
+)
 def test_slow_cells_run(path):
     if wrong := tool.test(path, ["cuda"]):
         pytest.fail(wrong, pytrace=False)
@@ -73,7 +76,9 @@ def test_stored_page_is_clean(path):
     for cell in code:
         for output in cell.outputs:
             assert output.output_type != "error", cell.source
-            assert not (output.output_type == "stream" and output.name == "stderr"), f"stderr stored: {output.text[:200]}"
+            assert not (output.output_type == "stream" and output.name == "stderr"), (
+                f"stderr stored: {output.text[:200]}"
+            )
             data = output.get("data", {})
             assert len(data.get("image/png", "")) * 3 / 4 <= 40 * 1024, f"figure above 40 KB:\n{cell.source}"
             shown = "".join(str(v) for k, v in data.items() if not k.startswith("image/")) + output.get("text", "")

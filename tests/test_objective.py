@@ -1,8 +1,10 @@
 "The objective by hand: values, gradients, names, and what it refuses."
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dmsil.alignment import ModalAlignment
 from dmsil.labels import LabelGenerator, disagreement
@@ -17,7 +19,7 @@ def batch(seed, n=12, d=5):
     features = {s: draw(n, d).requires_grad_() for s in NAMES}
     predictions = {s: draw(n).requires_grad_() for s in ("fusion", *NAMES)}
     labels = {s: draw(n) for s in predictions}
-    weights = {s: disagreement(labels[s], labels["fusion"], floor=.1) for s in NAMES}
+    weights = {s: disagreement(labels[s], labels["fusion"], floor=0.1) for s in NAMES}
     return features, predictions, labels, weights
 
 
@@ -27,7 +29,10 @@ def test_values_equal_numpy(seed, n):
     _, predictions, labels, weights = batch(seed, n)
     terms = multitask_loss(predictions, labels, weights)
     error = {s: np.abs(predictions[s].detach().numpy() - labels[s].numpy()) for s in predictions}
-    by_hand = {s: np.mean((.1 + .9 * np.tanh(np.abs(labels[s].numpy() - labels["fusion"].numpy()))) * error[s]) for s in NAMES}
+    by_hand = {
+        s: np.mean((0.1 + 0.9 * np.tanh(np.abs(labels[s].numpy() - labels["fusion"].numpy()))) * error[s])
+        for s in NAMES
+    }
     assert terms.multimodal.item() == pytest.approx(error["fusion"].mean(), abs=1e-12)
     assert {s: x.item() for s, x in terms.unimodal.items()} == pytest.approx(by_hand, abs=1e-12)
     assert terms.total.item() == pytest.approx(error["fusion"].mean() + sum(by_hand.values()), abs=1e-12)
@@ -45,10 +50,12 @@ def test_gradients_by_hand(seed):
 
 def test_gradcheck_of_the_total_with_alignment():
     features, predictions, labels, weights = batch(0)
-    align = ModalAlignment({("text", "audio"): .3, ("text", "vision"): -.3}, measure="kappa", whitening=.1)
+    align = ModalAlignment({("text", "audio"): 0.3, ("text", "vision"): -0.3}, measure="kappa", whitening=0.1)
+
     def total(*tensors):
         y_hat, h = dict(zip(predictions, tensors[:4], strict=True)), dict(zip(features, tensors[4:], strict=False))
         return multitask_loss(y_hat, labels, weights, align(h)).total
+
     assert torch.autograd.gradcheck(total, (*predictions.values(), *features.values()))
 
 
@@ -62,7 +69,7 @@ def test_labels_and_weights_are_constants():
 
 def test_agreeing_labels_send_exactly_nothing_and_the_floor_sends_something():
     y_m = torch.linspace(-2, 2, 6)
-    for floor, sent in (0., 0.), (.25, .25 / 6):
+    for floor, sent in (0.0, 0.0), (0.25, 0.25 / 6):
         generator = LabelGenerator(y_m, {"fusion": 2, "text": 2}, floor=floor)
         y_hat = {s: torch.zeros(6, requires_grad=True) for s in ("fusion", "text")}
         weights = {"text": generator.weights("text", torch.arange(6))}
@@ -73,12 +80,12 @@ def test_agreeing_labels_send_exactly_nothing_and_the_floor_sends_something():
 
 def test_the_mean_is_over_the_batch_not_over_the_weights():
     y_hat, y = {"fusion": torch.zeros(4), "text": torch.ones(4)}, {"fusion": torch.zeros(4), "text": torch.zeros(4)}
-    assert multitask_loss(y_hat, y, {"text": torch.tensor([1., 0., 0., 0.])}).total == .25
+    assert multitask_loss(y_hat, y, {"text": torch.tensor([1.0, 0.0, 0.0, 0.0])}).total == 0.25
 
 
 def test_terms_are_named_and_sum_to_the_total():
     features, predictions, labels, weights = batch(2)
-    align = ModalAlignment({("text", "audio"): .3, ("audio", "vision"): -.2}, measure="kappa", whitening=.1)
+    align = ModalAlignment({("text", "audio"): 0.3, ("audio", "vision"): -0.2}, measure="kappa", whitening=0.1)
     terms = multitask_loss(predictions, labels, weights, align(features))
     assert list(terms.named()) == ["multimodal", *NAMES, "text~audio", "audio~vision", "whitening", "total"]
     log = terms.log()
@@ -106,19 +113,23 @@ def test_log_does_not_touch_the_graph():
 def test_mixed_precision_predictions():
     y_hat = {s: torch.ones(4, dtype=torch.bfloat16) for s in ("fusion", "text")}
     y = {s: torch.zeros(4) for s in y_hat}
-    terms = multitask_loss(y_hat, y, {"text": torch.full((4,), .5)})
-    assert terms.total.dtype == torch.float32 and terms.log() == {"multimodal": 1., "text": .5, "total": 1.5}
+    terms = multitask_loss(y_hat, y, {"text": torch.full((4,), 0.5)})
+    assert terms.total.dtype == torch.float32 and terms.log() == {"multimodal": 1.0, "text": 0.5, "total": 1.5}
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda p, y, w: p.pop("text"), "'text'"),
-    (lambda p, y, w: y.pop("audio"), "'audio'"),
-    (lambda p, y, w: y.pop("fusion"), "'fusion'"),
-    (lambda p, y, w: p.update(fusion=torch.ones(12, 1)), r"fusion: predictions \(12, 1\), labels \(12,\)"),
-    (lambda p, y, w: y.update(text=torch.ones(1)), r"text: predictions \(12,\), labels \(1,\)"),
-    (lambda p, y, w: w.update(text=torch.ones(12, 1)), r"text: .*weights \(12, 1\)"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda p, y, w: p.pop("text"), "'text'"),
+        (lambda p, y, w: y.pop("audio"), "'audio'"),
+        (lambda p, y, w: y.pop("fusion"), "'fusion'"),
+        (lambda p, y, w: p.update(fusion=torch.ones(12, 1)), r"fusion: predictions \(12, 1\), labels \(12,\)"),
+        (lambda p, y, w: y.update(text=torch.ones(1)), r"text: predictions \(12,\), labels \(1,\)"),
+        (lambda p, y, w: w.update(text=torch.ones(12, 1)), r"text: .*weights \(12, 1\)"),
+    ],
+)
 def test_what_does_not_fit_is_refused_by_name(change, message):
     _, predictions, labels, weights = batch(5)
     change(predictions, labels, weights)
-    with pytest.raises(ValueError, match=message): multitask_loss(predictions, labels, weights)
+    with pytest.raises(ValueError, match=message):
+        multitask_loss(predictions, labels, weights)

@@ -1,4 +1,5 @@
 "What is handed out: a wheel and a source archive, installed by themselves, train."
+
 import os
 import subprocess
 import sys
@@ -20,18 +21,35 @@ def built(tmp_path_factory):
     for name in filter(lambda name: name and (ROOT / name).is_file(), files):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source], check=True, capture_output=True
+    )
     return {"wheel": next(out.glob("*.whl")), "sdist": next(out.glob("*.tar.gz"))}
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_what_is_handed_out_trains(built, kind, tmp_path):
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+    ]
     subprocess.run([*pip, "--target", tmp_path / "site", built[kind]], check=True, capture_output=True)
     code = "import dmsil, sys; from dmsil.cli import main; assert dmsil.__file__.startswith(sys.argv[1]), dmsil.__file__; main(sys.argv[2:])"
     words = ["train", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "run")]
     env = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    end = subprocess.run([sys.executable, "-c", code, str(tmp_path / "site"), *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+    end = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site"), *words],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert end.returncode == 0, end.stderr
     assert "test MAE" in end.stdout and (tmp_path / "run" / "metrics.json").exists()
     assert {"py.typed", "style.mplstyle"} <= {path.name for path in (tmp_path / "site" / "dmsil").iterdir()}

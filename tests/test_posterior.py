@@ -29,14 +29,21 @@ def test_closer_than_the_copy_and_near_the_true_prior(seed, changes):
     made = posterior_labels(sample.x, sample.y_m)
     truth = {s: simulation.label_correlation(s) for s in simulation.names}
     told = posterior_labels(sample.x, sample.y_m, prior=Prior(truth, 1 - simulation.config.eta), readouts=made.readouts)
-    mine, best, copy = off(made.labels, sample), off(told.labels, sample), off(dict.fromkeys(sample.y, sample.y_m), sample)
+    mine, best, copy = (
+        off(made.labels, sample),
+        off(told.labels, sample),
+        off(dict.fromkeys(sample.y, sample.y_m), sample),
+    )
     assert all(mine[s] < 0.8 * copy[s] and mine[s] < 1.15 * best[s] for s in mine)
 
 
 def test_closer_than_the_copy_where_the_prior_is_off():
     "Labels that agree more (ρ from .84 to .94) than the default prior believes."
     _, sample = draw(74, eta=0.3)
-    mine, copy = off(posterior_labels(sample.x, sample.y_m).labels, sample), off(dict.fromkeys(sample.y, sample.y_m), sample)
+    mine, copy = (
+        off(posterior_labels(sample.x, sample.y_m).labels, sample),
+        off(dict.fromkeys(sample.y, sample.y_m), sample),
+    )
     assert all(mine[s] < copy[s] for s in mine)
 
 
@@ -110,7 +117,11 @@ def test_arrays_sequences_and_one_modality():
 def test_one_modality_tells_nearly_all():
     g = torch.Generator().manual_seed(3)
     y = torch.randn(60, generator=g)
-    x = {"text": torch.randn(60, 8, generator=g), "audio": y[:, None] + 0.05 * torch.randn(60, 2, generator=g), "timing": torch.randn(60, 3, generator=g)}
+    x = {
+        "text": torch.randn(60, 8, generator=g),
+        "audio": y[:, None] + 0.05 * torch.randn(60, 2, generator=g),
+        "timing": torch.randn(60, 3, generator=g),
+    }
     made = posterior_labels(x, y)
     assert made.reliability["audio"].kappa > 0.9 and all(label.isfinite().all() for label in made.labels.values())
     assert torch.linalg.eigvalsh(made.prior)[0] > 0
@@ -148,4 +159,8 @@ def test_labels_from_a_shell(tmp_path, capsys):
     assert "saved in" in capsys.readouterr().out
     with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 1000 and set(rows[0]) == {"id", "label", *(f"{w}{s}" for w in ("", "weight_") for s in ("text", "audio", "vision"))}
+    assert len(rows) == 1000 and set(rows[0]) == {
+        "id",
+        "label",
+        *(f"{w}{s}" for w in ("", "weight_") for s in ("text", "audio", "vision")),
+    }

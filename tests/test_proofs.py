@@ -1,4 +1,5 @@
 "The rewriting helper never changes a value: random expressions and Gaussian moments, against numbers."
+
 from itertools import permutations
 
 import numpy as np
@@ -27,24 +28,37 @@ VALUES = {
 def number(expr):
     "The value of an expression at ROWS and WIDTH, by evaluating SymPy's own tree: no words involved."
     expr = sp.sympify(expr)
-    if expr in VALUES: return VALUES[expr]
-    if isinstance(expr, Trace): return np.trace(number(expr.arg))
-    if isinstance(expr, Identity): return np.eye(int(expr.rows.subs({n: ROWS, d: WIDTH})))
+    if expr in VALUES:
+        return VALUES[expr]
+    if isinstance(expr, Trace):
+        return np.trace(number(expr.arg))
+    if isinstance(expr, Identity):
+        return np.eye(int(expr.rows.subs({n: ROWS, d: WIDTH})))
     if isinstance(expr, (OneMatrix, sp.ZeroMatrix)):
         shape = [int(side.subs({n: ROWS, d: WIDTH})) for side in expr.shape]
         return np.ones(shape) if isinstance(expr, OneMatrix) else np.zeros(shape)
-    if isinstance(expr, sp.Transpose): return number(expr.arg).T
-    if isinstance(expr, sp.MatPow): return np.linalg.matrix_power(number(expr.base), int(expr.exp))
+    if isinstance(expr, sp.Transpose):
+        return number(expr.arg).T
+    if isinstance(expr, sp.MatPow):
+        return np.linalg.matrix_power(number(expr.base), int(expr.exp))
     if isinstance(expr, (sp.MatMul, sp.Mul)):
         product = 1.0
-        for part in map(number, expr.args): product = product @ part if np.ndim(product) == 2 and np.ndim(part) == 2 else product * part
+        for part in map(number, expr.args):
+            product = product @ part if np.ndim(product) == 2 and np.ndim(part) == 2 else product * part
         return product
-    if isinstance(expr, (sp.MatAdd, sp.Add)): return sum(map(number, expr.args))
-    if isinstance(expr, sp.Pow): return number(expr.base) ** float(expr.exp)
+    if isinstance(expr, (sp.MatAdd, sp.Add)):
+        return sum(map(number, expr.args))
+    if isinstance(expr, sp.Pow):
+        return number(expr.base) ** float(expr.exp)
     return float(expr.subs({n: ROWS, d: WIDTH}))
 
 
-LETTERS = {("n", "n"): [H, one * one.T, H * H], ("d", "d"): [S, Q, Q.T, Q * Q.T], ("n", "d"): [D, E], ("d", "n"): [D.T, E.T]}
+LETTERS = {
+    ("n", "n"): [H, one * one.T, H * H],
+    ("d", "d"): [S, Q, Q.T, Q * Q.T],
+    ("n", "d"): [D, E],
+    ("d", "n"): [D.T, E.T],
+}
 
 
 @st.composite
@@ -55,7 +69,8 @@ def products(draw, start="d", end="d"):
         to = draw(st.sampled_from("nd"))
         factors.append(draw(st.sampled_from(LETTERS[at, to])))
         at = to
-    if at != end: factors.append(draw(st.sampled_from(LETTERS[at, end])))
+    if at != end:
+        factors.append(draw(st.sampled_from(LETTERS[at, end])))
     return sp.MatMul(*factors)
 
 
@@ -76,8 +91,10 @@ def test_traces_rotate_and_transpose(x, y, z):
 @settings(max_examples=60, deadline=None)
 @given(products(), products())
 def test_equal_claims_nothing_false(x, y):
-    if equal(Trace(x), Trace(y), FACTS): np.testing.assert_allclose(number(Trace(x)), number(Trace(y)), rtol=1e-9, atol=1e-9)
-    if equal(x, y, FACTS): np.testing.assert_allclose(number(x), number(y), rtol=1e-9, atol=1e-9)
+    if equal(Trace(x), Trace(y), FACTS):
+        np.testing.assert_allclose(number(Trace(x)), number(Trace(y)), rtol=1e-9, atol=1e-9)
+    if equal(x, y, FACTS):
+        np.testing.assert_allclose(number(x), number(y), rtol=1e-9, atol=1e-9)
 
 
 def test_trace_of_a_vanishing_word_has_the_right_size():
@@ -97,17 +114,27 @@ def test_commuting_letters():
 
 
 def test_what_is_rejected():
-    with pytest.raises(TypeError, match="HadamardProduct"): words(sp.hadamard_product(S, Q))
-    with pytest.raises(TypeError, match="Inverse"): words(sp.Inverse(S) * Q)
-    with pytest.raises(ValueError, match="do not fit"): words(D * D)
-    with pytest.raises(ValueError, match="do not fit"): normal_form(Trace(D.T * D + H))
-    with pytest.raises(ValueError, match="do not fit"): normal_form(Trace(D))
-    with pytest.raises(ValueError, match="do not fit"): equal(D * S, D.T)
-    with pytest.raises(ValueError, match="one product"): rewrite(words(S), Facts(rules={2 * S: Q}))
-    with pytest.raises(ValueError, match="do not fit"): rewrite(words(D), Facts(rules={D: 1}))
+    with pytest.raises(TypeError, match="HadamardProduct"):
+        words(sp.hadamard_product(S, Q))
+    with pytest.raises(TypeError, match="Inverse"):
+        words(sp.Inverse(S) * Q)
+    with pytest.raises(ValueError, match="do not fit"):
+        words(D * D)
+    with pytest.raises(ValueError, match="do not fit"):
+        normal_form(Trace(D.T * D + H))
+    with pytest.raises(ValueError, match="do not fit"):
+        normal_form(Trace(D))
+    with pytest.raises(ValueError, match="do not fit"):
+        equal(D * S, D.T)
+    with pytest.raises(ValueError, match="one product"):
+        rewrite(words(S), Facts(rules={2 * S: Q}))
+    with pytest.raises(ValueError, match="do not fit"):
+        rewrite(words(D), Facts(rules={D: 1}))
     for moment in (Identity(d), 2 * S):
-        with pytest.raises(ValueError, match="expected a letter"): expectation(Trace(D.T * D), {(D, D): moment})
-    with pytest.raises(ValueError, match="circles"): rewrite(words(S * Q), Facts(rules={S * Q: Q * S, Q * S: S * Q}), limit=100)
+        with pytest.raises(ValueError, match="expected a letter"):
+            expectation(Trace(D.T * D), {(D, D): moment})
+    with pytest.raises(ValueError, match="circles"):
+        rewrite(words(S * Q), Facts(rules={S * Q: Q * S, Q * S: S * Q}), limit=100)
 
 
 def isserlis(array, covariance):
@@ -139,7 +166,8 @@ def test_expectation_is_isserlis(expr, monkeypatch):
     symmetric = local.normal(size=(width, width))
     fixed = {H: np.eye(rows) - 1 / rows, S: symmetric + symmetric.T, Q: local.normal(size=(width, width))}
     moments = {S_d: Sigma[:width, :width], S_e: Sigma[width:, width:], S_de: Sigma[:width, width:]}
-    for letter, value in {**fixed, **moments}.items(): monkeypatch.setitem(VALUES, letter, value)
+    for letter, value in {**fixed, **moments}.items():
+        monkeypatch.setitem(VALUES, letter, value)
     facts = Facts((H, S, S_d, S_e), {H * H: H})
     found = number(expectation(expr, {(D, D): S_d, (E, E): S_e, (D, E): S_de}, facts))
 

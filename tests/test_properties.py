@@ -37,7 +37,12 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def bounds(function, d_a, d_b, epsilon=0.1):
-    most = {corr_coral: 0.5, gaussian: min(d_a, d_b) / 2 * math.log(1 / epsilon), coral: math.inf, coral_unbiased: math.inf}
+    most = {
+        corr_coral: 0.5,
+        gaussian: min(d_a, d_b) / 2 * math.log(1 / epsilon),
+        coral: math.inf,
+        coral_unbiased: math.inf,
+    }
     return {kappa: -1.0, coral_unbiased: -math.inf}.get(function, 0.0), most.get(function, 1.0)
 
 
@@ -45,16 +50,24 @@ def bounds(function, d_a, d_b, epsilon=0.1):
 def matrices(draw, equal=False, least=2, dtypes=DTYPES, scales=(-6, 6)):
     "Two feature matrices of any rank, scale, place and format, with constant columns and repeated rows; n may be below d."
     n, d_a, seed = draw(st.integers(least, 12)), draw(st.integers(1, 14)), draw(st.integers(0, 2**31))
-    d_b, g, dtype = d_a if equal else draw(st.integers(1, 14)), torch.Generator().manual_seed(seed), draw(st.sampled_from(dtypes))
+    d_b, g, dtype = (
+        d_a if equal else draw(st.integers(1, 14)),
+        torch.Generator().manual_seed(seed),
+        draw(st.sampled_from(dtypes)),
+    )
     made = []
     for d in (d_a, d_b):
         rank = draw(st.integers(0, min(n, d)))
-        D = torch.randn(n, rank, generator=g, dtype=torch.float64) @ torch.randn(rank, d, generator=g, dtype=torch.float64)
+        D = torch.randn(n, rank, generator=g, dtype=torch.float64) @ torch.randn(
+            rank, d, generator=g, dtype=torch.float64
+        )
         if draw(st.booleans()):
             D[:, draw(st.integers(0, d - 1))] = draw(st.sampled_from([0.0, 0.1, -1e3]))
         if draw(st.booleans()):
             D[draw(st.integers(0, n - 1))] = D[0]
-        low, high = (max(scales[0], -4), min(scales[1], 3)) if dtype == torch.float16 else scales  # 65,504 is float16's largest
+        low, high = (
+            (max(scales[0], -4), min(scales[1], 3)) if dtype == torch.float16 else scales
+        )  # 65,504 is float16's largest
         D = D * 10.0 ** draw(st.integers(low, high)) + draw(st.sampled_from([0.0, 0.0, 3.0]))
         made.append(D.clamp(-6e4, 6e4).to(dtype) if dtype == torch.float16 else D.to(dtype))
     return made
@@ -75,9 +88,9 @@ def test_every_measure_is_finite_symmetric_and_within_its_bounds(D):
         scale = max(1.0, *(X.detach().double().abs().max().item() for X in D)) ** BILINEAR.get(function, 0)
         assert function(D_b, D_a).item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5 * scale), function
         for slope in gradients(value, D_a, D_b):
-            assert slope.dtype == D_a.dtype and (not slope.isnan().any() if slope.dtype == torch.float16 else slope.isfinite().all()), (
-                function
-            )
+            assert slope.dtype == D_a.dtype and (
+                not slope.isnan().any() if slope.dtype == torch.float16 else slope.isfinite().all()
+            ), function
     for D_s in D:
         assert whiteness(D_s).isfinite() and whiteness(D_s) > -1e-4
 
@@ -96,7 +109,9 @@ def test_as_few_rows_as_each_allows(n):
     for function in (coral, corr_coral, cka, rho2, gaussian):
         D = [X.clone().requires_grad_() for X in (D_a, D_b)]
         low, high = bounds(function, 5, 5)
-        assert low <= function(*D) <= high + 1e-5 and all(slope.isfinite().all() for slope in gradients(function(*D), *D))
+        assert low <= function(*D) <= high + 1e-5 and all(
+            slope.isfinite().all() for slope in gradients(function(*D), *D)
+        )
     for function in (kappa, coral_unbiased):
         with pytest.raises(ValueError, match="4 rows"):
             function(D_a, D_b)
@@ -110,10 +125,15 @@ def test_order_place_and_turn(D, random):
     random.shuffle(order)
     g = torch.Generator().manual_seed(random.randrange(2**31))
     Q_a, Q_b = (torch.linalg.qr(torch.randn(X.shape[1], X.shape[1], generator=g, dtype=torch.float64)).Q for X in D)
-    varied = all((X - X[0]).abs().max() > 1e-6 * X.abs().max() for X in D)  # else only the rounding of what is constant would be compared
+    varied = all(
+        (X - X[0]).abs().max() > 1e-6 * X.abs().max() for X in D
+    )  # else only the rounding of what is constant would be compared
     moved = [X + torch.linspace(-1, 1, X.shape[1], dtype=torch.float64) * X.abs().max() for X in D]
     for function in (*EQUAL, *ANY):
-        value, scale = function(D_a, D_b).item(), max(1.0, *(X.abs().max().item() for X in D)) ** BILINEAR.get(function, 0)
+        value, scale = (
+            function(D_a, D_b).item(),
+            max(1.0, *(X.abs().max().item() for X in D)) ** BILINEAR.get(function, 0),
+        )
         close = pytest.approx(value, rel=1e-6, abs=1e-6 * scale)
         assert function(D_a[order], D_b[order]).item() == close, function
         if varied:
@@ -152,7 +172,11 @@ def test_nothing_finite_becomes_not_a_number(dtype, shape):
                 assert not value.isnan().any(), high
             for function in SCALE_FREE:
                 assert function(D_a, D_b).isfinite()
-    assert coral(unit[0] * 1e19, unit[1] * 1e19).isinf() or dtype == torch.float64 and coral(unit[0] * 1e19, unit[1] * 1e19) > 1e70
+    assert (
+        coral(unit[0] * 1e19, unit[1] * 1e19).isinf()
+        or dtype == torch.float64
+        and coral(unit[0] * 1e19, unit[1] * 1e19) > 1e70
+    )
 
 
 @pytest.mark.parametrize("power", [-900, -400, 400, 900])
@@ -168,8 +192,12 @@ def test_large_features_are_computed_exactly():
     for function in (coral, coral_unbiased):
         assert function(D_a * 2.0**60, D_b * 2.0**60) == function(D_a, D_b) * 2.0**240
     torch.testing.assert_close(covariance(D_a * 2.0**200), covariance(D_a) * 2.0**400, rtol=0, atol=0)
-    torch.testing.assert_close(cross_covariance(D_a * 1e30, D_b * 1e-30), cross_covariance(D_a, D_b), rtol=1e-12, atol=0)
-    torch.testing.assert_close(whiteness(D_a * 2.0**60), (covariance(D_a) * 2.0**120).square().sum() / 5, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        cross_covariance(D_a * 1e30, D_b * 1e-30), cross_covariance(D_a, D_b), rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        whiteness(D_a * 2.0**60), (covariance(D_a) * 2.0**120).square().sum() / 5, rtol=1e-12, atol=0
+    )
 
 
 # --- labels ---
@@ -178,15 +206,24 @@ def test_large_features_are_computed_exactly():
 @st.composite
 def steps(draw):
     "A generator, and batches of features of any size, alike or not."
-    n, widths = draw(st.integers(2, 9)), {"fusion": draw(st.integers(1, 4)), "text": draw(st.integers(1, 4)), "audio": 1}
+    n, widths = (
+        draw(st.integers(2, 9)),
+        {"fusion": draw(st.integers(1, 4)), "text": draw(st.integers(1, 4)), "audio": 1},
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     labels = torch.tensor(rng.choice([-3.0, -0.4, 0.0, 1e-30, 2.0, 3.0], n), dtype=torch.float32)
     gen = LabelGenerator(
-        labels, widths, mode=draw(st.sampled_from(["selfmm", "robust"])), neutral=draw(st.sampled_from(["exclude", "positive"]))
+        labels,
+        widths,
+        mode=draw(st.sampled_from(["selfmm", "robust"])),
+        neutral=draw(st.sampled_from(["exclude", "positive"])),
     )
-    sizes = [draw(st.sampled_from([0.0, 1e-45, 1e-30, 1e-6, 1.0, 1e6, 1e30, 3e38])) for _ in range(draw(st.integers(1, 8)))]
+    sizes = [
+        draw(st.sampled_from([0.0, 1e-45, 1e-30, 1e-6, 1.0, 1e6, 1e30, 3e38])) for _ in range(draw(st.integers(1, 8)))
+    ]
     batches = [
-        ({s: torch.tensor(rng.uniform(-1, 1, (n, d)) * size, dtype=torch.float32) for s, d in widths.items()}, size) for size in sizes
+        ({s: torch.tensor(rng.uniform(-1, 1, (n, d)) * size, dtype=torch.float32) for s, d in widths.items()}, size)
+        for size in sizes
     ]
     for features, _ in batches:
         if rng.random() < 0.3:
@@ -213,18 +250,26 @@ def test_the_line_recovers_from_a_coordinate_that_was_huge():
     "Centres that nearly coincide once send t to 1e30; the line of the clips afterwards is theirs alone."
     from dmsil.labels import RunningLine
 
-    rows, once, y = torch.arange(6), torch.ones(6, dtype=torch.bool), torch.tensor([-2.0, -1, 0, 1, 2, 3], dtype=torch.float64)
+    rows, once, y = (
+        torch.arange(6),
+        torch.ones(6, dtype=torch.bool),
+        torch.tensor([-2.0, -1, 0, 1, 2, 3], dtype=torch.float64),
+    )
     line = RunningLine(6)
     for t in (y * 1e30, y * 1e200, y / 2):
         line.replace(rows, once, t, y)
-    torch.testing.assert_close(line(torch.tensor([0.0, 1.0], dtype=torch.float64)), torch.tensor([0.0, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        line(torch.tensor([0.0, 1.0], dtype=torch.float64)), torch.tensor([0.0, 2.0], dtype=torch.float64)
+    )
 
 
 positive = st.floats(0, 1e30, allow_subnormal=False)
 
 
 @few
-@given(positive, positive, st.floats(-3, 3), st.floats(allow_nan=True, allow_infinity=True, width=32), st.integers(2, 50))
+@given(
+    positive, positive, st.floats(-3, 3), st.floats(allow_nan=True, allow_infinity=True, width=32), st.integers(2, 50)
+)
 def test_pure_functions_of_labels(D_p, D_n, y, y_new, epoch):
     D_p, D_n, y, y_new = (torch.tensor(x, dtype=torch.float64) for x in (D_p, D_n, y, y_new))
     assert -1 <= bounded_distance(D_p, D_n) <= 1 and bounded_distance(D_p, D_n) == -bounded_distance(D_n, D_p)
@@ -259,12 +304,18 @@ def test_autocast_agrees_with_float32(dtype, seed):
         allowed = HALVES[dtype] * max(1.0, bounds(function, 16, 16)[1])
         assert abs(function(half["text"], half["audio"]) - function(exact["text"], exact["audio"])) < allowed, function
     for measure in ("kappa", "rho2", "gaussian", "corr", "coral"):
-        align, W = ModalAlignment({("text", "audio"): 0.3}, measure=measure, whitening=0), list(encoders["text"].parameters())
+        align, W = (
+            ModalAlignment({("text", "audio"): 0.3}, measure=measure, whitening=0),
+            list(encoders["text"].parameters()),
+        )
         a, b = (
             torch.cat([slope.flatten() for slope in torch.autograd.grad(1024 * align(h).total, W, retain_graph=True)])
             for h in (half, exact)
         )
-        assert (a - b).norm() < {torch.bfloat16: 0.1, torch.float16: 0.02}[dtype] * b.norm(), (measure, (a - b).norm() / b.norm())
+        assert (a - b).norm() < {torch.bfloat16: 0.1, torch.float16: 0.02}[dtype] * b.norm(), (
+            measure,
+            (a - b).norm() / b.norm(),
+        )
     labels, made = torch.randn(64, generator=torch.Generator().manual_seed(seed)).clamp(-3, 3), []
     for h in (half, exact):
         gen = LabelGenerator(labels, {"fusion": 16, "text": 16, "audio": 16}, mode="robust")

@@ -1,4 +1,5 @@
 "The pure parts of tools/real.py, one run at toy size, and what is committed."
+
 import json
 
 import numpy as np
@@ -23,8 +24,13 @@ def test_a_share_of_the_training_clips_keeps_everything_else():
 
 def test_baselines_find_the_modality_that_hears_the_label():
     clips = dmsil.synthetic_clips(n=(400, 40, 300), seed=1)
-    error = {what: (torch.as_tensor(y_hat) - clips.test.labels).abs().mean().item() for what, y_hat in real.baselines(clips).items()}
-    assert error["ridge on all"] < error["ridge on text"] < error["ridge on vision"] < error["mean of the training labels"]
+    error = {
+        what: (torch.as_tensor(y_hat) - clips.test.labels).abs().mean().item()
+        for what, y_hat in real.baselines(clips).items()
+    }
+    assert (
+        error["ridge on all"] < error["ridge on text"] < error["ridge on vision"] < error["mean of the training labels"]
+    )
 
 
 @pytest.mark.parametrize("arm", ["self_mm", "dmsil_kappa"])

@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 
 import dmsil
 import dmsil.recordings as rec
+from dmsil import audio, transcripts
 from dmsil.clips import DataError, Steps
 from dmsil.corpora import TIMING
-from dmsil.training import predict_clips
+from dmsil.prediction import predict_clips
 
 CUE = "1\n00:00:00,500 --> 00:00:02,000\nIt is good.\n"
 
 
 def read(folder: Path, content: str | bytes, name: str = "talk.srt"):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return rec.read_transcript(folder / name)
+    return transcripts.read_transcript(folder / name)
 
 
 # ---- transcripts
@@ -66,7 +67,7 @@ def read(folder: Path, content: str | bytes, name: str = "talk.srt"):
     ],
 )
 def test_one_cue_many_files(tmp_path, content):
-    assert read(tmp_path, content) == [rec.Cue(1, 0.5, 2.0, "It is good.")]
+    assert read(tmp_path, content) == [transcripts.Cue(1, 0.5, 2.0, "It is good.")]
 
 
 def test_cues_that_overlap_and_cues_without_words(tmp_path):
@@ -87,7 +88,7 @@ def test_webvtt(tmp_path):
     )
     first, second = read(tmp_path, text, "talk.vtt")
     assert first.stamps == ((1.0, "I"), (1.25, "really"), (1.5, "do")) and first.text == "I really do"
-    assert second == rec.Cue(2, 3.0, 4.0, "- one - two")
+    assert second == transcripts.Cue(2, 3.0, 4.0, "- one - two")
 
 
 @pytest.mark.parametrize(
@@ -124,11 +125,11 @@ def test_sizes_are_limited(tmp_path):
     with open(tmp_path / "talk.srt", "r+b") as opened:
         opened.truncate(2**24 + 1)
     with pytest.raises(DataError, match="at most 16777216"):
-        rec.read_transcript(tmp_path / "talk.srt")
+        transcripts.read_transcript(tmp_path / "talk.srt")
     for gone in (tmp_path / "none.srt", tmp_path / "folder.srt"):
         (tmp_path / "folder.srt").mkdir(exist_ok=True)
         with pytest.raises(DataError, match="no such file"):
-            rec.read_transcript(gone)
+            transcripts.read_transcript(gone)
 
 
 @settings(max_examples=300, deadline=None)
@@ -140,7 +141,9 @@ def test_damaged_transcripts(tmp_path_factory, damage, name):
     "Bytes changed, cut and doubled: cues with rising finite times and words, or one line that names the file."
     raw = bytearray(
         (
-            ("WEBVTT\n\n" if name == "talk.vtt" else "") + CUE + "\n2\n00:00:02,500 --> 00:00:04,000\n<i>It</i> <00:00:03,000>is not.\n"
+            ("WEBVTT\n\n" if name == "talk.vtt" else "")
+            + CUE
+            + "\n2\n00:00:02,500 --> 00:00:04,000\n<i>It</i> <00:00:03,000>is not.\n"
         ).encode()
     )
     for at, how, value in damage:
@@ -177,7 +180,7 @@ def test_words_are_in_order_and_inside(words, pauses, start, lasts):
         if a > at:
             quiet.append((a, a + d))
         at = max(at, a + d)
-    rows = rec.word_times(words, start, start + lasts, np.array(quiet).reshape(-1, 2))
+    rows = audio.word_times(words, start, start + lasts, np.array(quiet).reshape(-1, 2))
     assert [word for word, _, _ in rows if word] == words
     assert all(a <= b + 1e-9 for _, a, b in rows)
     assert all(b <= a + 1e-9 for (_, _, b), (_, a, _) in zip(rows, rows[1:], strict=False))
@@ -185,37 +188,41 @@ def test_words_are_in_order_and_inside(words, pauses, start, lasts):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(min_size=1, max_size=30).filter(lambda t: rec._plain(t)), st.floats(0, 3), st.floats(0.01, 5))
+@given(st.text(min_size=1, max_size=30).filter(lambda t: transcripts._plain(t)), st.floats(0, 3), st.floats(0.01, 5))
 def test_timing_is_finite_whatever_is_said(text, start, lasts):
-    text = rec._plain(text)
-    steps = rec.timing(rec.Cue(1, start, start + lasts, text), np.array([[start + lasts / 3, start + lasts / 2]]))
+    text = transcripts._plain(text)
+    steps = audio.timing(
+        transcripts.Cue(1, start, start + lasts, text), np.array([[start + lasts / 3, start + lasts / 2]])
+    )
     assert steps.shape[1] == len(TIMING) and steps.isfinite().all() and steps.abs().max() <= 5
 
 
 def test_the_word_sp_is_no_pause():
-    steps = rec.timing(rec.Cue(1, 0.0, 1.0, "sp sp"), np.zeros((0, 2)))
+    steps = audio.timing(transcripts.Cue(1, 0.0, 1.0, "sp sp"), np.zeros((0, 2)))
     assert steps[:, TIMING.index("pause")].tolist() == [0, 0]
 
 
 def test_words_timed_in_the_file_stay_where_they_are():
-    cue = rec.Cue(1, 1.0, 3.0, "I really do", ((1.0, "I"), (2.5, "really do")))
-    assert rec._said(cue) == [(1.0, 2.5, ["I"]), (2.5, 3.0, ["really", "do"])]
+    cue = transcripts.Cue(1, 1.0, 3.0, "I really do", ((1.0, "I"), (2.5, "really do")))
+    assert audio._said(cue) == [(1.0, 2.5, ["I"]), (2.5, 3.0, ["really", "do"])]
 
 
 def test_silence_in_a_noisy_room():
     "Two seconds of noise as loud as speech, one of noise 20 dB below it, two again."
-    noise = np.random.default_rng(0).normal(size=5 * rec.RATE).astype(np.float32)
-    noise[2 * rec.RATE : 3 * rec.RATE] *= 0.1
-    assert np.abs(rec.silences(noise) - [[2, 3]]).max() < 0.03
-    for same in (np.zeros(rec.RATE, np.float32), noise[: rec.RATE]):
-        assert len(rec.silences(same)) == 0
+    noise = np.random.default_rng(0).normal(size=5 * audio.RATE).astype(np.float32)
+    noise[2 * audio.RATE : 3 * audio.RATE] *= 0.1
+    assert np.abs(audio.silences(noise) - [[2, 3]]).max() < 0.03
+    for same in (np.zeros(audio.RATE, np.float32), noise[: audio.RATE]):
+        assert len(audio.silences(same)) == 0
 
 
 # ---- sound
 
 soundfile = importlib.import_module("soundfile") if importlib.util.find_spec("soundfile") else None
 needs_soundfile = pytest.mark.skipif(soundfile is None, reason="needs soundfile, of dmsil[recordings]")
-needs_opensmile = pytest.mark.skipif(not importlib.util.find_spec("opensmile"), reason="needs opensmile, of dmsil[recordings]")
+needs_opensmile = pytest.mark.skipif(
+    not importlib.util.find_spec("opensmile"), reason="needs opensmile, of dmsil[recordings]"
+)
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
 needs_espeak = pytest.mark.skipif(not shutil.which("espeak-ng"), reason="needs espeak-ng")
 
@@ -240,7 +247,7 @@ def tone(seconds: float, rate: int, f: float = 440.0) -> np.ndarray:
 def test_sound_of_any_rate(tmp_path, rate, kind, channels, suffix):
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, np.repeat(tone(1.5, rate)[:, None], channels, 1), rate, subtype=kind)
-    x, wanted = rec.read_audio(path), tone(1.5, rec.RATE)
+    x, wanted = audio.read_audio(path), tone(1.5, audio.RATE)
     assert x.dtype == np.float32 and abs(len(x) - len(wanted)) <= 2
     inner = slice(2000, 20_000)
     assert np.abs(x[inner] - wanted[inner]).max() < 0.05
@@ -248,7 +255,7 @@ def test_sound_of_any_rate(tmp_path, rate, kind, channels, suffix):
 
 @needs_soundfile
 def test_sound_that_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rec.shutil, "which", lambda name: None)
+    monkeypatch.setattr(audio.shutil, "which", lambda name: None)
     path = tmp_path / "x.wav"
     soundfile.write(path, np.zeros(100), 16_000)
     bad = {"x.wav: found 0.006 s": path}
@@ -265,10 +272,10 @@ def test_sound_that_is_refused(tmp_path, monkeypatch):
     }
     for found, file in bad.items():
         with pytest.raises(DataError, match=found):
-            rec.read_audio(file)
+            audio.read_audio(file)
     soundfile.write(path, np.zeros(40_000), 16_000)
     with pytest.raises(DataError, match="more than 2 s of sound"):
-        rec.read_audio(path, longest=2)
+        audio.read_audio(path, longest=2)
 
 
 @needs_soundfile
@@ -280,7 +287,7 @@ def test_a_header_that_promises_too_much(tmp_path):
     at = raw.index(b"data") + 4
     raw[4:8] = raw[at : at + 4] = struct.pack("<I", 0xFFFFFFF0)
     path.write_bytes(raw)
-    assert len(rec.read_audio(path)) == 8000
+    assert len(audio.read_audio(path)) == 8000
 
 
 @needs_soundfile
@@ -291,29 +298,40 @@ def test_video(tmp_path):
     picture = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1.5"]
     make = ["ffmpeg", "-nostdin", "-v", "error", "-y"]
     subprocess.run(
-        [*make, *picture, "-i", tmp_path / "tone.wav", "-c:v", "mpeg4", "-c:a", "aac", "-shortest", tmp_path / "-talk; echo 'a'.mp4"],
+        [
+            *make,
+            *picture,
+            "-i",
+            tmp_path / "tone.wav",
+            "-c:v",
+            "mpeg4",
+            "-c:a",
+            "aac",
+            "-shortest",
+            tmp_path / "-talk; echo 'a'.mp4",
+        ],
         check=True,
     )
     subprocess.run([*make, *picture, "-c:v", "mpeg4", tmp_path / "mute.mp4"], check=True)
-    x = rec.read_audio(tmp_path / "-talk; echo 'a'.mp4")
-    assert abs(len(x) / rec.RATE - 1.5) < 0.1
-    peak = np.abs(np.fft.rfft(x)).argmax() / len(x) * rec.RATE
+    x = audio.read_audio(tmp_path / "-talk; echo 'a'.mp4")
+    assert abs(len(x) / audio.RATE - 1.5) < 0.1
+    peak = np.abs(np.fft.rfft(x)).argmax() / len(x) * audio.RATE
     assert abs(peak - 440) < 2
     (tmp_path / "none.mp4").write_bytes(b"nothing" * 100)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
     for name in ("mute.mp4", "none.mp4", "list.m3u8"):
         with pytest.raises(DataError, match=f"{name}: found ffmpeg") as error:
-            rec.read_audio(tmp_path / name)
+            audio.read_audio(tmp_path / name)
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="more than 1 s of sound"):
-        rec.read_audio(tmp_path / "-talk; echo 'a'.mp4", longest=1)
+        audio.read_audio(tmp_path / "-talk; echo 'a'.mp4", longest=1)
 
 
 def test_without_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     (tmp_path / "x.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"soundfile is not installed.*dmsil\[recordings\]"):
-        rec.read_audio(tmp_path / "x.wav")
+        audio.read_audio(tmp_path / "x.wav")
 
 
 # ---- vision
@@ -358,7 +376,9 @@ def test_vision_arrays(tmp_path):
 # ---- saved recordings
 
 
-def recording(name: str = "day", n: int = 6, seed: int = 0, labelled: bool = True, width: int = 88, parts: tuple = ()) -> rec.Recording:
+def recording(
+    name: str = "day", n: int = 6, seed: int = 0, labelled: bool = True, width: int = 88, parts: tuple = ()
+) -> rec.Recording:
     g = torch.Generator().manual_seed(seed)
     labels = torch.rand(n, generator=g) * 4 - 2 if labelled else torch.full((n,), math.nan)
     steps = Steps(torch.randn(n, 5, 8, generator=g), torch.arange(n) % 5 + 1)
@@ -368,13 +388,19 @@ def recording(name: str = "day", n: int = 6, seed: int = 0, labelled: bool = Tru
         "timing": steps,
     }
     start = torch.arange(n).float()
-    return rec.Recording(name, start, start + 1, rec.Split(tuple(f"{name}_{k}" for k in range(1, n + 1)), inputs, labels), parts)
+    return rec.Recording(
+        name, start, start + 1, rec.Split(tuple(f"{name}_{k}" for k in range(1, n + 1)), inputs, labels), parts
+    )
 
 
 def test_saved_and_read(tmp_path):
     one = recording(parts=("train",) * 6)
     again = rec.load_recording(rec.save_recording(one, tmp_path / "new" / "day.safetensors"))
-    assert again.parts == one.parts and again.clips.ids == one.clips.ids and torch.equal(again.clips.labels, one.clips.labels)
+    assert (
+        again.parts == one.parts
+        and again.clips.ids == one.clips.ids
+        and torch.equal(again.clips.labels, one.clips.labels)
+    )
     assert torch.equal(again.clips.inputs["timing"].lengths, one.clips.inputs["timing"].lengths)
     with pytest.raises(DataError, match="ending in"):
         rec.save_recording(one, tmp_path / "day.pkl")
@@ -407,7 +433,9 @@ def folder_of(tmp_path: Path, *recordings: rec.Recording) -> Path:
 
 
 def test_recordings_go_whole_to_a_split(tmp_path):
-    clips = rec.recorded_clips(folder_of(tmp_path, *(recording(f"day{k}", seed=k) for k in range(7)), recording("other", labelled=False)))
+    clips = rec.recorded_clips(
+        folder_of(tmp_path, *(recording(f"day{k}", seed=k) for k in range(7)), recording("other", labelled=False))
+    )
     videos = [{clip.rpartition("_")[0] for clip in split.ids} for split in clips.splits.values()]
     assert all(videos) and len(set.union(*videos)) == sum(map(len, videos)) == 7
     x = clips.train.inputs["audio"].values
@@ -419,11 +447,15 @@ def test_recordings_go_whole_to_a_split(tmp_path):
     assert torch.allclose(clips.test.inputs["audio"].values[0], want, atol=1e-4)
     assert "6 clips without a label left out" in clips.notes
     as_run = rec.open_data(tmp_path / "days", {"audio": ([100.0] * 88, [70.0] * 88)})
-    assert torch.allclose(as_run.test.inputs["audio"].values[0], (raw[ids.index(clips.test.ids[0])] - 100) / 70, atol=1e-5)
+    assert torch.allclose(
+        as_run.test.inputs["audio"].values[0], (raw[ids.index(clips.test.ids[0])] - 100) / 70, atol=1e-5
+    )
 
 
 def test_scaling_skips_what_was_not_seen():
-    x = Steps(torch.tensor([[[1.0, 5.0], [3.0, 5.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]), torch.tensor([2, 1]))
+    x = Steps(
+        torch.tensor([[[1.0, 5.0], [3.0, 5.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]), torch.tensor([2, 1])
+    )
     mean, std = rec._moments(x)
     assert (mean, std) == ([2.0, 5.0], [1.0, 0.0])
     assert rec.scaled(x, (mean, std)).values[:, :2].tolist() == [[[-1, 0], [1, 0]], [[0, 0], [0, 0]]]
@@ -462,7 +494,7 @@ def test_folders_that_are_refused(tmp_path):
 def test_label_tables_that_are_refused(tmp_path, content, found):
     (tmp_path / "y.csv").write_text(content)
     with pytest.raises(DataError, match=found):
-        rec._labelled(tmp_path / "y.csv", [rec.Cue(1, 0, 1, "a"), rec.Cue(2, 1, 2, "b")], [])
+        rec._labelled(tmp_path / "y.csv", [transcripts.Cue(1, 0, 1, "a"), transcripts.Cue(2, 1, 2, "b")], [])
 
 
 def test_only_some_modalities():
@@ -481,7 +513,9 @@ def spoken(folder: Path, sentences, pitches=None, name: str = "talk") -> list[tu
     clock = lambda t: f"00:{int(t // 60):02}:{int(t % 60):02},{int(t * 1000 % 1000):03}"
     for k, sentence in enumerate(sentences):
         path = folder / f"_{k}.wav"
-        subprocess.run(["espeak-ng", "-v", "en-us", "-p", str(pitches[k] if pitches else 50), "-w", path, sentence], check=True)
+        subprocess.run(
+            ["espeak-ng", "-v", "en-us", "-p", str(pitches[k] if pitches else 50), "-w", path, sentence], check=True
+        )
         x, rate = soundfile.read(path)
         path.unlink()
         spans.append((n / rate, (n + len(x)) / rate))
@@ -508,10 +542,11 @@ def test_speech_in_a_video_with_plain_text(tmp_path):
     one = rec.features(tmp_path / "talk.wav", tmp_path / "talk.srt")
     assert one.clips.inputs["text"].strings == SENTENCES and one.clips.ids == ("talk_1", "talk_2", "talk_3")
     assert one.clips.inputs["audio"].values.shape == (3, 88) and one.clips.labels.isnan().all()
-    pitch = one.clips.inputs["audio"].values[:, rec.voice_columns().index("F0semitoneFrom27.5Hz_sma3nz_amean")]
+    pitch = one.clips.inputs["audio"].values[:, audio.voice_columns().index("F0semitoneFrom27.5Hz_sma3nz_amean")]
     assert ((pitch > 12) & (pitch < 40)).all()
     pauses = [
-        int(x[:k, 0].sum()) for x, k in zip(one.clips.inputs["timing"].values, one.clips.inputs["timing"].lengths.tolist(), strict=True)
+        int(x[:k, 0].sum())
+        for x, k in zip(one.clips.inputs["timing"].values, one.clips.inputs["timing"].lengths.tolist(), strict=True)
     ]
     assert pauses[0] >= 1 and len(one.clips.inputs["timing"].values[0]) >= 12
     (tmp_path / "talk.txt").write_text("\n".join(SENTENCES))
@@ -545,7 +580,7 @@ def test_speech_in_a_video_with_plain_text(tmp_path):
 def test_without_opensmile(tmp_path, monkeypatch):
     "Text and timing need no opensmile."
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    rec._smile.cache_clear()
+    audio._smile.cache_clear()
     soundfile.write(tmp_path / "x.wav", tone(3, 16_000), 16_000)
     (tmp_path / "x.srt").write_text(CUE)
     assert list(rec.features(tmp_path / "x.wav", tmp_path / "x.srt", audio=False).clips.inputs) == ["text", "timing"]
@@ -591,7 +626,11 @@ def test_voice_alone_is_learned_from_own_recordings(tmp_path, capsys):
     found = [row["prediction"] for row in json.loads((tmp_path / "day6.json").read_text())["cues"]]
     assert np.corrcoef(found, truth)[0, 1] > 0.8
     command("predict", tmp_path / "run", tmp_path / "day6.safetensors", "--out", tmp_path / "day6.csv")
-    assert (tmp_path / "day6.csv").read_text().startswith("clip,start,end,prediction,text_alone,audio_alone,timing_alone,words")
+    assert (
+        (tmp_path / "day6.csv")
+        .read_text()
+        .startswith("clip,start,end,prediction,text_alone,audio_alone,timing_alone,words")
+    )
 
 
 @needs_opensmile
@@ -619,7 +658,10 @@ def test_commands_answer_in_one_line(tmp_path, capsys):
         assert end.value.code == 2 and said.startswith("dmsil: ") and said.count("\n") == 1, (words, said)
     assert not (tmp_path / "run").exists() and not (tmp_path / "x.npz").exists()
     main(["features", str(tmp_path / "x.wav"), str(tmp_path / "x.srt"), "--out", str(tmp_path / "x.safetensors")])
-    assert capsys.readouterr().out == f"1 cues, 0.5 s, 0 with a label; text, audio, timing; saved in {tmp_path}/x.safetensors\n"
+    assert (
+        capsys.readouterr().out
+        == f"1 cues, 0.5 s, 0 with a label; text, audio, timing; saved in {tmp_path}/x.safetensors\n"
+    )
 
 
 def test_a_run_says_what_it_needs(tmp_path):
@@ -629,7 +671,9 @@ def test_a_run_says_what_it_needs(tmp_path):
     dmsil.fit(clips, "dmsil", tmp_path / "run", progress=False, epochs=1, batch_size=6, device="cpu")
     new = recording("new", seed=9)
     rows = new.timed(predict_clips(tmp_path / "run", new.clips))
-    assert [*rows[0]] == ["clip", "start", "end", "prediction", "audio_alone", "timing_alone", "words"] and len(rows) == 6
+    assert [*rows[0]] == ["clip", "start", "end", "prediction", "audio_alone", "timing_alone", "words"] and len(
+        rows
+    ) == 6
     with pytest.raises(DataError, match="vectors of width 9; expected vectors of width 88"):
         predict_clips(tmp_path / "run", recording(width=9).clips)
     one = recording()

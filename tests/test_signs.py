@@ -1,4 +1,5 @@
 "The pure parts of tools/signs.py: optimum, criteria, probes; and both experiments at toy size, so that the command can't rot."
+
 import json
 import math
 
@@ -32,9 +33,13 @@ def drop(s, block, how_many=1):
 
 def test_ceiling_and_floors_of_the_world():
     assert signs.ceiling(CONFIG, "text", "audio") == pytest.approx(TOP)
-    assert [signs.floor(CONFIG, "text", "vision", width) for width in (9, 8, 7, 5)] == pytest.approx([2.0, 1.0, 0.0, 0.0])
+    assert [signs.floor(CONFIG, "text", "vision", width) for width in (9, 8, 7, 5)] == pytest.approx(
+        [2.0, 1.0, 0.0, 0.0]
+    )
     uneven = SyntheticConfig(common=0.4, pairs={("text", "vision"): 3.0}, k_private=3)
-    assert signs.floor(uneven, "vision", "text", 6) == pytest.approx(0.4), "each side lacks one of seven: both drop a direction of 1.5 nats"
+    assert signs.floor(uneven, "vision", "text", 6) == pytest.approx(0.4), (
+        "each side lacks one of seven: both drop a direction of 1.5 nats"
+    )
 
 
 def test_floor_holds_for_any_directions_and_is_reached():
@@ -100,7 +105,9 @@ def test_an_arm_ends_in_a_row(experiment, arm):
         run = signs.linear(arm, 1, steps=3, n=300)
     else:
         run = signs.shipped(experiment, arm, 1, signs.trained(arm, 1, n=(100, 40, 300), epochs=1))
-    assert (run["experiment"], run["arm"], run["seed"]) == (experiment, arm, 1) and (run["MAE"] is None) == (arm == "untrained")
+    assert (run["experiment"], run["arm"], run["seed"]) == (experiment, arm, 1) and (run["MAE"] is None) == (
+        arm == "untrained"
+    )
     assert set(run["pairs"]) == {"text~audio", "text~vision", "audio~vision"}
     json.dumps(run)
 

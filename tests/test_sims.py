@@ -1,4 +1,5 @@
 "Generated labels against people's: the arithmetic on hand-made clips, and the cheap core of the stored table on the real ones."
+
 import csv
 import json
 import subprocess
@@ -25,7 +26,8 @@ def clips(sims_folder):
 @pytest.fixture(scope="module")
 def text(sims_folder, clips):
     folder = sims_folder.parent / "encoders"
-    if not (folder / "sims_text.npz").is_file(): pytest.skip(f"needs the text vectors in {folder.name}")
+    if not (folder / "sims_text.npz").is_file():
+        pytest.skip(f"needs the text vectors in {folder.name}")
     return sims.encoded(folder, clips["every"]["ids"])
 
 
@@ -35,6 +37,7 @@ def one_column(clips):
 
 
 # ---------------------------------------------------------------- real clips
+
 
 def test_the_copy_is_the_stored_one(clips):
     assert len(clips["y_m"]) == STORED["about"]["clips"] and clips["incomplete"] == 6
@@ -53,7 +56,9 @@ def test_generated_labels_are_the_stored_ones(clips, one_column, reading):
         assert row["r less copy"] == pytest.approx(sims.interval(videos.r(x, y) - videos.r(clips["y_m"], y)), abs=2e-4)
         assert row["MAE"] == pytest.approx(sims.interval(videos.mean(np.abs(x - y))), abs=2e-4)
         assert row["crossed"] == pytest.approx((x * clips["y_m"] < 0).sum(), abs=1)
-        assert STORED["by epoch"][column][reading] == pytest.approx([pearsonr(labels[k], y)[0] for labels in path], abs=2e-4)
+        assert STORED["by epoch"][column][reading] == pytest.approx(
+            [pearsonr(labels[k], y)[0] for labels in path], abs=2e-4
+        )
 
 
 def test_the_first_epoch_is_the_copy(clips, one_column):
@@ -68,7 +73,9 @@ def test_the_counts_are_the_stored_ones(clips, one_column):
 
 
 def test_posterior_labels_are_the_stored_ones(clips, text):
-    assert clips["train"].shape == (4, STORED["posterior"]["prior"]["train clips"]), "y_m and three labels of the train clips alone"
+    assert clips["train"].shape == (4, STORED["posterior"]["prior"]["train clips"]), (
+        "y_m and three labels of the train clips alone"
+    )
     prior, at = sims.prior_of(clips["train"]), clips["at"]
     assert list(prior.rho.values()) == pytest.approx(list(STORED["posterior"]["prior"]["rho"].values()), abs=1e-5)
     F = {"text": text[at], "audio": clips["pred"][:, 1:2], "vision": clips["pred"][:, 2:]}
@@ -81,7 +88,7 @@ def test_posterior_labels_are_the_stored_ones(clips, text):
 def test_posterior_labels_reach_what_was_asked():
     "Text at least .03 above the copy, interval above 0; audio and vision not below it beyond their intervals."
     gain = [row["r less copy"] for row in OWN]
-    assert gain[0][0] >= .03 and all(low > 0 for low in (gain[0][1], OWN[0]["r less copy, together"][0]))
+    assert gain[0][0] >= 0.03 and all(low > 0 for low in (gain[0][1], OWN[0]["r less copy, together"][0]))
     assert all(high > 0 for _, _, high in gain)
 
 
@@ -93,10 +100,17 @@ def test_numbers_in_prose_are_the_stored_ones():
     line = lambda name, values: f"| {name} | {' | '.join(values)} |"
     rs = lambda reading: [f"{LABEL[sims.TEXT, reading, s]['r'][0]:.3f}".lstrip("0") for s in sims.NAMES]
     gains, first, last = [span(row["r less copy"]) for row in OWN], prose[1], prose[-1]
-    for name, reading in {"`copy` of the clip's label": "copy", "`selfmm`, Self-MM's label": "selfmm", "`robust`": "robust"}.items():
+    for name, reading in {
+        "`copy` of the clip's label": "copy",
+        "`selfmm`, Self-MM's label": "selfmm",
+        "`robust`": "robust",
+    }.items():
         assert line(name, rs(reading)) in first
     assert line("**`posterior`**", [f"**{r}**" for r in rs("posterior")]) in first
-    assert line("`posterior` less `copy`, 95 % by video", gains) in first and line("difference, 95 % by video", gains) in last
+    assert (
+        line("`posterior` less `copy`, 95 % by video", gains) in first
+        and line("difference, 95 % by video", gains) in last
+    )
     assert line("r of the copy", rs("copy")) in last and line("r of the posterior", rs("posterior")) in last
     assert line("MAE, difference", [span(row["MAE less copy"]) for row in OWN]) in last
     about = STORED["about"]
@@ -104,13 +118,16 @@ def test_numbers_in_prose_are_the_stored_ones():
     assert f"the {STORED['posterior']['prior']['train clips']:,} train clips" in first
     few, at = STORED["posterior"]["labelled clips"], STORED["posterior"]["labelled clips"]["clips"].index(100)
     low = [f"{abs(few[s][at][1]):.3f}".lstrip("0") for s in sims.NAMES]
-    hundred = f"text gains {low[0]} or more and vision {low[2]} or more in 95 % of the draws, audio loses {low[1]} at most"
+    hundred = (
+        f"text gains {low[0]} or more and vision {low[2]} or more in 95 % of the draws, audio loses {low[1]} at most"
+    )
     assert any(hundred in text for text in prose)
     answer = prose[0].split("> ")[1]
     assert answer in last, "the page ends with the sentence that it begins with"
 
 
 # ---------------------------------------------------------------- hand-made clips
+
 
 def made_up(n=400, videos=40, seed=0):
     g = np.random.default_rng(seed)
@@ -127,10 +144,17 @@ def test_a_folder_without_clips_is_one_line(tmp_path):
 
 
 def test_text_vectors_of_other_clips_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no sims_text.npz"): sims.encoded(tmp_path, ["a"])
-    np.savez(tmp_path / "sims_text.npz", ids=np.array(["a", "b"]), mpnet_en=np.ones((2, 3), np.float16), e5_zh=np.zeros((2, 2), np.float16))
+    with pytest.raises(FileNotFoundError, match="no sims_text.npz"):
+        sims.encoded(tmp_path, ["a"])
+    np.savez(
+        tmp_path / "sims_text.npz",
+        ids=np.array(["a", "b"]),
+        mpnet_en=np.ones((2, 3), np.float16),
+        e5_zh=np.zeros((2, 2), np.float16),
+    )
     assert sims.encoded(tmp_path, ["a", "b"]).tolist() == [[1, 1, 1, 0, 0]] * 2
-    with pytest.raises(ValueError, match="other clips, or another order"): sims.encoded(tmp_path, ["b", "a"])
+    with pytest.raises(ValueError, match="other clips, or another order"):
+        sims.encoded(tmp_path, ["b", "a"])
 
 
 def write(path, rows, columns=sims.NEEDED):
@@ -144,16 +168,25 @@ def test_only_held_out_and_complete_clips_are_read(tmp_path):
                                    ["c_1", "c", "so", "valid", *numbers, ""], ["a_2", "a", "oh", "valid", *numbers, ".4"]])  # fmt: skip
     clips = sims.read(tmp_path)
     assert clips["text"] == ["no", "oh"] and clips["incomplete"] == clips["videos in train"] == 1
-    assert clips["test"].tolist() == [True, False] and clips["at"] == [1, 3] and clips["every"]["ids"] == ["a_1", "b_1", "c_1", "a_2"]
-    assert clips["train"].tolist() == [[.5], [-1], [0], [1]]
-    assert clips["people"].tolist() == [[-1, -1], [0, 0], [1, 1]] and clips["pred"].tolist() == [[.1, .2, .3], [.1, .2, .4]]
+    assert (
+        clips["test"].tolist() == [True, False]
+        and clips["at"] == [1, 3]
+        and clips["every"]["ids"] == ["a_1", "b_1", "c_1", "a_2"]
+    )
+    assert clips["train"].tolist() == [[0.5], [-1], [0], [1]]
+    assert clips["people"].tolist() == [[-1, -1], [0, 0], [1, 1]] and clips["pred"].tolist() == [
+        [0.1, 0.2, 0.3],
+        [0.1, 0.2, 0.4],
+    ]
 
 
 def test_a_missing_column_is_named(tmp_path):
     write(tmp_path / "clips.csv", [], [name for name in sims.NEEDED if name != "label_A"])
-    with pytest.raises(ValueError, match="no column"): sims.read(tmp_path)
+    with pytest.raises(ValueError, match="no column"):
+        sims.read(tmp_path)
     write(tmp_path / "clips.csv", [["x"] * 10], [name for name in sims.NEEDED if name != "label_A"])
-    with pytest.raises(ValueError, match="no column label_A"): sims.read(tmp_path)
+    with pytest.raises(ValueError, match="no column label_A"):
+        sims.read(tmp_path)
 
 
 def test_folds_part_the_videos():
@@ -166,7 +199,7 @@ def test_folds_part_the_videos():
 
 def test_scores_of_all_clips_are_the_textbook_ones():
     y_m, private, video = made_up()
-    x, y, where = y_m + private, y_m - private, y_m > -.3
+    x, y, where = y_m + private, y_m - private, y_m > -0.3
     videos = sims.Videos(video, resamples=20)
     assert videos.r(x, y)[0] == pytest.approx(pearsonr(x, y)[0])
     assert videos.r(x, y, where)[0] == pytest.approx(pearsonr(x[where], y[where])[0])
@@ -195,13 +228,15 @@ def test_intervals_over_videos_are_wider_when_videos_agree_within():
 
 
 def test_together_is_wider_than_alone_and_leaves_what_never_moves():
-    d = np.random.default_rng(0).normal(size=(30, 2001)) * .1 + .3
-    d[:, 0], d[7] = .3, 0
+    d = np.random.default_rng(0).normal(size=(30, 2001)) * 0.1 + 0.3
+    d[:, 0], d[7] = 0.3, 0
     ends = sims.simultaneous({i: row for i, row in enumerate(d)})
     alone = sims.interval(d[0])
     assert ends[0][1] < alone[1] and ends[0][2] > alone[2] and ends[7] == [0, 0, 0]
-    inside = [all(low <= row[b] <= high for row, (_, low, high) in zip(d, ends.values(), strict=True)) for b in range(1, 2001)]
-    assert np.mean(inside) == pytest.approx(.95, abs=.002)
+    inside = [
+        all(low <= row[b] <= high for row, (_, low, high) in zip(d, ends.values(), strict=True)) for b in range(1, 2001)
+    ]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.002)
 
 
 @pytest.mark.parametrize("kind", ["regression", "on all three"])
@@ -217,38 +252,42 @@ def test_nothing_is_tuned_on_the_clips_it_is_scored_on(kind):
 
 def test_regression_finds_what_is_there():
     y_m, private, video = made_up()
-    y = (.1 + .5 * y_m + .3 * private).clip(-1, 1)
-    assert sims.on_other_videos("regression", y_m, private, y, video) == pytest.approx(y, abs=.02)
+    y = (0.1 + 0.5 * y_m + 0.3 * private).clip(-1, 1)
+    assert sims.on_other_videos("regression", y_m, private, y, video) == pytest.approx(y, abs=0.02)
 
 
 def test_ridge_sees_other_videos_only():
     y_m, _, video = made_up()
     marks = np.eye(40)[video]  # which video a clip is of, and nothing else
     level = np.random.default_rng(1).normal(size=40)[video]
-    assert abs(pearsonr(sims.ridge_of_other_videos(marks, level, video), level)[0]) < .5
+    assert abs(pearsonr(sims.ridge_of_other_videos(marks, level, video), level)[0]) < 0.5
     x = np.column_stack([y_m, np.random.default_rng(2).normal(size=400)])
-    assert pearsonr(sims.ridge_of_other_videos(x, y_m, video), y_m)[0] > .99
+    assert pearsonr(sims.ridge_of_other_videos(x, y_m, video), y_m)[0] > 0.99
 
 
 def test_ties_and_other_clips_apart():
     y_m, private, video = made_up()
     y = np.where(private > 0, y_m, y_m + private)
     clips = {"y_m": y_m, "people": [y] * 3, "test": y_m > 0}
-    labels = {("x", "copy"): [y_m] * 3, ("x", "moved"): [y_m + .1] * 3, ("x", "true"): [y] * 3}
+    labels = {("x", "copy"): [y_m] * 3, ("x", "moved"): [y_m + 0.1] * 3, ("x", "true"): [y] * 3}
     rows = sims.against_people(clips, sims.Videos(video, 50), labels)
     copy, moved, true = (next(row for row in rows if row["reading"] == name) for name in ("copy", "moved", "true"))
-    assert copy["tied MAE"] == 0 and moved["tied MAE"] == pytest.approx(.1) and true["RMSE"] == true["other MAE"] == 0
-    assert copy["RMSE"] == pytest.approx(np.sqrt(((y - y_m) ** 2).mean())) and true["RMSE less copy"][0] == pytest.approx(-copy["RMSE"])
+    assert copy["tied MAE"] == 0 and moved["tied MAE"] == pytest.approx(0.1) and true["RMSE"] == true["other MAE"] == 0
+    assert copy["RMSE"] == pytest.approx(np.sqrt(((y - y_m) ** 2).mean())) and true["RMSE less copy"][
+        0
+    ] == pytest.approx(-copy["RMSE"])
     assert true["other MAE less copy"][2] < 0 and "r less copy" not in copy
 
 
 def test_a_prior_from_few_clips_varies_more():
     g = np.random.default_rng(0)
     y = g.normal(size=(3, 3000))
-    train = np.vstack([y.sum(0), y + .5 * y.sum(0)])
+    train = np.vstack([y.sum(0), y + 0.5 * y.sum(0)])
     found = sims.few(train, lambda prior: list(prior.rho.values()))
     width = [high - low for _, low, high in found["text"]]
-    assert width[0] > 2 * width[-1] and found["text"][-1][0] == pytest.approx(sims.prior_of(train).rho["text"], abs=.01)
+    assert width[0] > 2 * width[-1] and found["text"][-1][0] == pytest.approx(
+        sims.prior_of(train).rho["text"], abs=0.01
+    )
 
 
 def test_robust_labels_find_a_private_part_that_the_features_carry():
@@ -256,7 +295,7 @@ def test_robust_labels_find_a_private_part_that_the_features_carry():
     y_m, y = y_m.clip(-1, 1), (y_m + private).clip(-1, 1)
     F = sims.features(np.column_stack([y, y_m, y_m]))
     path, _ = sims.generate(y_m, F, "robust", epochs=10)
-    assert pearsonr(path[-1, 0], y)[0] > pearsonr(y_m, y)[0] + .1
+    assert pearsonr(path[-1, 0], y)[0] > pearsonr(y_m, y)[0] + 0.1
 
 
 def test_blocks_weigh_the_same():

@@ -1,4 +1,5 @@
 "Training end to end: the command line, exact resume after a kill, files of the field's layout, real clips."
+
 import json
 import os
 import pickle
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 import dmsil
 from dmsil.checkpoints import load_model
 from dmsil.clips import Split, Steps, Texts, Vectors, synthetic_clips
-from dmsil.training import Trainer, batches, epoch_seed, forward_backward, preset, train_epoch
+from dmsil.presets import preset
+from dmsil.trainer import Trainer, batches, epoch_seed, forward_backward, train_epoch
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -28,7 +30,9 @@ SMALL = ["--measure", "kappa", "--device", "cpu", "--hidden", "8"]
 
 def dmsil_cli(*words, **kwargs):
     env = dict(os.environ, **ONE_THREAD, **kwargs.pop("env", {}))
-    return subprocess.run([sys.executable, "-m", "dmsil.cli", *map(str, words)], capture_output=True, text=True, env=env, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "dmsil.cli", *map(str, words)], capture_output=True, text=True, env=env, **kwargs
+    )
 
 
 def same(a: Path, b: Path) -> bool:
@@ -74,7 +78,16 @@ def whole(tmp_path_factory):
 
 def test_a_run_writes_its_files(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
-    assert {"MAE", "Corr", "Has0_acc_2", "Non0_F1_score", "Mult_acc_7", "valid", "unimodal", "reference"} <= metrics.keys()
+    assert {
+        "MAE",
+        "Corr",
+        "Has0_acc_2",
+        "Non0_F1_score",
+        "Mult_acc_7",
+        "valid",
+        "unimodal",
+        "reference",
+    } <= metrics.keys()
     assert metrics["reference"]["bayes_MAE"] < metrics["MAE"] < metrics["reference"]["mean_predictor_MAE"]
     rows = (whole / "history.csv").read_text().splitlines()
     assert len(rows) == 7 and rows[0].startswith("epoch,valid_MAE,valid_Corr,train_multimodal")
@@ -86,7 +99,12 @@ def test_a_run_writes_its_files(whole):
 def test_killed_at_a_random_moment_and_resumed(whole, tmp_path, draw):
     words = ["train", "--preset", "dmsil_kappa", "--epochs", "6", "--seed", "3", *SMALL, "--out", str(tmp_path / "run")]
     moment = random.Random(draw)
-    process = subprocess.Popen([sys.executable, "-m", "dmsil.cli", *words], env=dict(os.environ, **ONE_THREAD), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dmsil.cli", *words],
+        env=dict(os.environ, **ONE_THREAD),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     start = time.monotonic()
     while not (tmp_path / "run" / "history.csv").exists() and process.poll() is None and time.monotonic() - start < 120:
         time.sleep(0.02)
@@ -110,7 +128,9 @@ def test_a_stopped_run_may_go_on_longer(whole, tmp_path):
 def test_a_damaged_state_is_refused(whole, tmp_path):
     (tmp_path / "state.safetensors").write_bytes((whole / "state.safetensors").read_bytes()[:5000])
     end = refused("train", "--preset", "dmsil_kappa", "--seed", 3, *SMALL, "--out", tmp_path, "--resume")
-    assert end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    assert (
+        end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    )
 
 
 def test_a_file_of_the_field_trains_and_resumes(tmp_path):
@@ -120,10 +140,14 @@ def test_a_file_of_the_field_trains_and_resumes(tmp_path):
     assert first.returncode == 0, first.stderr
     again = dmsil_cli(*words, "--epochs", 2, "--resume")
     assert again.returncode == 0, again.stderr
-    assert {"metrics.json", "history.csv", "config.json", "model.safetensors"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"metrics.json", "history.csv", "config.json", "model.safetensors"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
     score = dmsil_cli("evaluate", tmp_path / "run")
     assert score.returncode == 0, score.stderr
-    assert json.loads(score.stdout)["MAE"] == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["MAE"], abs=1e-6)
+    assert json.loads(score.stdout)["MAE"] == pytest.approx(
+        json.loads((tmp_path / "run" / "metrics.json").read_text())["MAE"], abs=1e-6
+    )
 
 
 class Runs:
@@ -142,7 +166,10 @@ def nan(n=16):
         (lambda p: p.write_bytes(field_file(p).read_bytes()[:9000]), ["bad.pkl"]),
         (lambda p: field_file(p, drop=[("valid", "audio")]), ["bad.pkl", "valid", "audio"]),
         (lambda p: field_file(p, put={("test", "audio"): nan()}), ["bad.pkl", "test", "audio", "NaN"]),
-        (lambda p: field_file(p, put={("train", "regression_labels"): np.full(48, 9, np.float32)}), ["bad.pkl", "train", "regression_labels", "9"]),
+        (
+            lambda p: field_file(p, put={("train", "regression_labels"): np.full(48, 9, np.float32)}),
+            ["bad.pkl", "train", "regression_labels", "9"],
+        ),
     ],
     ids=["runs code", "truncated", "missing key", "NaN", "label range"],
 )
@@ -188,7 +215,9 @@ def test_one_checkpoint_for_all_metrics(tmp_path):
     clips = synthetic_clips(n=(200, 60, 60), seed=0)
     run = dmsil.fit(clips, preset("self_mm", epochs=4, device="cpu"), tmp_path / "run", progress=False)
     best = min(run.history, key=lambda row: row["valid_MAE"])
-    assert run.metrics["best_epoch"] == best["epoch"] and run.metrics["valid"]["MAE"] == pytest.approx(best["valid_MAE"], abs=1e-6)
+    assert run.metrics["best_epoch"] == best["epoch"] and run.metrics["valid"]["MAE"] == pytest.approx(
+        best["valid_MAE"], abs=1e-6
+    )
     model, _ = load_model(tmp_path / "run")
     assert dmsil.evaluate(model, clips.test)["MAE"] == run.metrics["MAE"]
 
@@ -202,7 +231,9 @@ def test_fit_leaves_the_random_state_alone():
 
 def test_seeds_make_the_run():
     clips = synthetic_clips(n=(80, 20, 20), seed=0)
-    fit = lambda seed: dmsil.fit(clips, preset("dmsil", epochs=2, seed=seed, device="cpu"), progress=False).history[-1]["valid_MAE"]
+    fit = lambda seed: dmsil.fit(clips, preset("dmsil", epochs=2, seed=seed, device="cpu"), progress=False).history[-1][
+        "valid_MAE"
+    ]
     assert fit(1) == fit(1) != fit(2)
 
 
@@ -213,12 +244,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         dmsil.fit(clips, broken, tmp_path / "run", progress=False)
 
 
-@pytest.mark.parametrize("change", [{"layers": 2}, {"bidirectional": True}, {"sequence": "stats"}, {"layers": 2, "bidirectional": True}])
+@pytest.mark.parametrize(
+    "change", [{"layers": 2}, {"bidirectional": True}, {"sequence": "stats"}, {"layers": 2, "bidirectional": True}]
+)
 def test_sequences_of_length_one(change):
     part = lambda n: Split(
         tuple(f"{n}-{i}" for i in range(n)),
         {"audio": Steps(torch.randn(n, 6, 3), torch.ones(n, dtype=torch.long)), "pose": Vectors(torch.randn(n, 4))},
-        torch.linspace(-1, 1, n), {},
+        torch.linspace(-1, 1, n),
+        {},
     )
     clips = replace(synthetic_clips(n=(8, 8, 8)), train=part(24), valid=part(5), test=part(6), truth={})
     run = dmsil.fit(clips, "dmsil_kappa", epochs=1, device="cpu", progress=False, **change)
@@ -226,7 +260,12 @@ def test_sequences_of_length_one(change):
 
 
 def test_text_alone_has_nothing_to_align():
-    part = lambda n: Split(tuple(f"{n}-{i}" for i in range(n)), {"text": Texts(tuple("so " * i + "good" for i in range(n)))}, torch.linspace(-1, 1, n), {})
+    part = lambda n: Split(
+        tuple(f"{n}-{i}" for i in range(n)),
+        {"text": Texts(tuple("so " * i + "good" for i in range(n)))},
+        torch.linspace(-1, 1, n),
+        {},
+    )
     clips = replace(synthetic_clips(n=(8, 8, 8)), train=part(9), valid=part(5), test=part(6), truth={})
     run = dmsil.fit(clips, "dmsil", frozen=True, epochs=1, device="cpu", progress=False)
     assert list(run.metrics["unimodal"]) == ["text"]
@@ -235,7 +274,13 @@ def test_text_alone_has_nothing_to_align():
 def test_a_step_reads_only_its_rows():
     "Features of clips outside the batch may be garbage."
     clips = synthetic_clips(n=(64, 10, 10), seed=0)
-    spoilt = replace(clips.train, inputs={s: Vectors(x.values.index_fill(0, torch.arange(32, 64), float("nan"))) for s, x in clips.train.inputs.items()})
+    spoilt = replace(
+        clips.train,
+        inputs={
+            s: Vectors(x.values.index_fill(0, torch.arange(32, 64), float("nan")))
+            for s, x in clips.train.inputs.items()
+        },
+    )
     run = Trainer(replace(clips, train=spoilt), preset("dmsil_kappa", labels="selfmm", pairs="all", device="cpu"))
     run.epoch = 2
     assert all(value.isfinite() for value in forward_backward(run, torch.arange(32)).values())
@@ -245,7 +290,18 @@ def test_a_step_reads_only_its_rows():
 def test_real_clips_end_to_end(tmp_path):
     "Real MOSI, frozen text: better than the best simple baseline's neighbourhood after a few epochs, and resumable."
     env = {"DMSIL_MIRROR": str(DATA / "mosi" / "upstream"), "DMSIL_CACHE": str(tmp_path / "cache")}
-    words = ["train", "--data", "mosi", "--preset", "dmsil_kappa", "--frozen", "--device", "cpu", "--out", tmp_path / "run"]
+    words = [
+        "train",
+        "--data",
+        "mosi",
+        "--preset",
+        "dmsil_kappa",
+        "--frozen",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    ]
     assert (end := dmsil_cli(*words, "--epochs", 2, env=env)).returncode == 0, end.stderr
     assert (end := dmsil_cli(*words, "--epochs", 6, "--resume", env=env)).returncode == 0, end.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -272,7 +328,9 @@ def test_other_ways_to_run_agree(change, tmp_path):
 def test_an_unknown_preset_is_refused(tmp_path, words):
     "It must not train something else under that name."
     end = refused("train", *words, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
-    assert end.returncode == 2 and end.stderr.count("\n") == 1 and "selfmm" in end.stderr and "dmsil_kappa" in end.stderr
+    assert (
+        end.returncode == 2 and end.stderr.count("\n") == 1 and "selfmm" in end.stderr and "dmsil_kappa" in end.stderr
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -283,5 +341,7 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
 
     torch.save({"identity": Touches()}, tmp_path / "state.safetensors")
     end = refused("train", "--epochs", 1, "--device", "cpu", "--out", tmp_path, "--resume")
-    assert end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    assert (
+        end.returncode == 2 and "state.safetensors: not a readable state" in end.stderr and end.stderr.count("\n") == 1
+    )
     assert not (tmp_path / "ran").exists()

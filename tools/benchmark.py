@@ -5,6 +5,7 @@
 MMSA gets an environment of its own (.venv-mmsa); each side lives in a process, which is this file again. Fifty minutes on an idle
 machine, half of them the comparison in double precision: unless the two programs agree, nothing is timed.
 """
+
 import csv
 import json
 import math
@@ -33,17 +34,30 @@ def _corpus(folder: Path, n: tuple[int, int, int]) -> dict[str, list[dict]] | No
         return None
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row | {"row": i} for i, row in enumerate(csv.DictReader(file))]
-    return {split: [row for row in rows if row["split_standard"] == split][:k] for split, k in zip(SPLITS, n, strict=True)}
+    return {
+        split: [row for row in rows if row["split_standard"] == split][:k] for split, k in zip(SPLITS, n, strict=True)
+    }
 
 
 def _simulated(n: tuple[int, int, int], seed: int = 0) -> dict[str, list[dict]]:
     "Sentences of random words, with labels and durations spread like the corpus's."
     rng = np.random.default_rng(seed)
-    words = "the movie was good bad really plot actor i you think boring great funny sad ending scene he she never".split()
+    words = (
+        "the movie was good bad really plot actor i you think boring great funny sad ending scene he she never".split()
+    )
+
     def row(split, i):
         text = " ".join(rng.choice(words, 2 + min(45, rng.poisson(rng.gamma(2, 5)))))
-        return {"id": f"{split}_{i}", "text": text, "label": round(rng.uniform(-3, 3), 1), "start": 0, "end": 0.33 * len(text.split())}
+        return {
+            "id": f"{split}_{i}",
+            "text": text,
+            "label": round(rng.uniform(-3, 3), 1),
+            "start": 0,
+            "end": 0.33 * len(text.split()),
+        }
+
     return {split: [row(split, i) for i in range(k)] for split, k in zip(SPLITS, n, strict=True)}
+
 
 SPLITS = ("train", "valid", "test")
 
@@ -59,9 +73,11 @@ def _padded(sequences: list[np.ndarray], longest: int) -> tuple[np.ndarray, list
 def _mosi_sequences(rows: list[dict], seed: int) -> tuple:
     "Audio 500 × 5 at 40 steps a second, vision 375 × 20 at 30; random values, as long as the clip lasts."
     rng = np.random.default_rng(seed)
+
     def draw(rate, longest, width):
         lengths = [int(np.clip((float(r["end"]) - float(r["start"])) * rate, 1, longest)) for r in rows]
         return _padded([rng.standard_normal((k, width)).astype(np.float32) for k in lengths], longest)
+
     return draw(40, 500, 5), draw(30, 375, 20)
 
 
@@ -155,7 +171,9 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
         free = part == "text" and name.endswith(("bias", "LayerNorm.weight"))
         groups.setdefault((LEARNING[part], 0.0 if free else DECAY), []).append(p)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.Adam([{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()], fused=fused)
+    return torch.optim.Adam(
+        [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()], fused=fused
+    )
 
 
 _NAMES = (("encoders.text.bert", "Model.text_model.model"), ("encoders.", "Model."), ("audio.lstm", "audio_model.rnn"),
@@ -176,21 +194,25 @@ class OurRun:
 
     def __init__(self, clips, model: nn.Module, precision: str = "float32"):
         from dmsil.labels import LabelGenerator
+        from dmsil.presets import TrainConfig
         from dmsil.processes import Ranks
-        from dmsil.training import TrainConfig
 
         self.clips, self.model, self.forward, self.optimiser, self.epoch = clips, model, model, adam(model), 0
         self.device, self.ranks, self.alignment = next(model.parameters()).device, Ranks(), None
         self.config = TrainConfig(precision=precision)
-        self.generator = LabelGenerator(clips.train.labels, FEATURES, bound=3.0, mode="selfmm", neutral="exclude").to(self.device)
+        self.generator = LabelGenerator(clips.train.labels, FEATURES, bound=3.0, mode="selfmm", neutral="exclude").to(
+            self.device
+        )
 
     def step(self, *batches: torch.Tensor) -> None:
         "Some batches together; a full group moves the weights."
-        from dmsil.training import forward_backward
+        from dmsil.trainer import forward_backward
 
         if len(batches) < ACCUMULATE:
             return self.move_labels(batches)
-        forward_backward(self, *batches, share=ACCUMULATE)  # MMSA adds the gradients of its batches up, and takes no mean
+        forward_backward(
+            self, *batches, share=ACCUMULATE
+        )  # MMSA adds the gradients of its batches up, and takes no mean
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
@@ -290,7 +312,6 @@ def _mmsa(task: dict):
     from MMSA.data_loader import MMDataLoader
     from MMSA.models import AMIO
 
-
     torch.set_default_dtype(task["dtype"])
     loaders, model = MMDataLoader(args, 0), AMIO(args).to(args.device, task["dtype"])
     weights = {mmsa_name(name): torch.from_numpy(w) for name, w in np.load(task["weights"]).items()}
@@ -372,7 +393,11 @@ def _mmsa_record(model, dataset, trainer) -> dict:
     outs, there = [], lambda x: x.to(trainer.args.device)
     with torch.no_grad():
         for b in DataLoader(dataset, batch_size=BATCH):
-            outs.append(model(there(b["text"]), (there(b["audio"]), b["audio_lengths"]), (there(b["vision"]), b["vision_lengths"])))
+            outs.append(
+                model(
+                    there(b["text"]), (there(b["audio"]), b["audio_lengths"]), (there(b["vision"]), b["vision_lengths"])
+                )
+            )
     column = lambda k: torch.cat([out[k] for out in outs])[:, 0].cpu().numpy()
     predictions = {f"prediction_{s}": column(k) for s, k in zip(FEATURES, "MTAV", strict=True)}
     labels = {f"label_{s}": y.cpu().numpy() for s, y in trainer.label_map.items() if s != "fusion"}
@@ -391,6 +416,7 @@ def _mmsa_parts(args, model, trainer, loader, optimiser) -> dict:
             model.zero_grad(set_to_none=True)
             for b in batches:
                 forward(b).sum().backward()
+
         return clock(call)
 
     features = [torch.rand(BATCH, d) for d in FEATURES.values()]
@@ -402,8 +428,10 @@ def _mmsa_parts(args, model, trainer, loader, optimiser) -> dict:
             trainer.update_features(*features, rows)
             trainer.update_centers()
 
-    parts = {"audio": part(lambda b: net.audio_model(b["audio"], b["audio_lengths"])),
-             "vision": part(lambda b: net.video_model(b["vision"], b["vision_lengths"]))}
+    parts = {
+        "audio": part(lambda b: net.audio_model(b["audio"], b["audio_lengths"])),
+        "vision": part(lambda b: net.video_model(b["vision"], b["vision_lengths"])),
+    }
     if args.use_finetune:
         parts["text"] = part(lambda b: net.text_model(b["text"])[:, 0])
     whole = [model(b["text"], (b["audio"], b["audio_lengths"]), (b["vision"], b["vision_lengths"])) for b in batches]
@@ -448,7 +476,7 @@ def our_run(task: dict) -> OurRun:
 
 def our_worker(task: dict, port: _Port) -> None:
     "This library's side; an epoch for every question."
-    from dmsil.training import evaluate
+    from dmsil.prediction import evaluate
 
     run = our_run(task)
     orders, before = np.load(task["orders"]), held_memory()
@@ -468,7 +496,7 @@ def our_worker(task: dict, port: _Port) -> None:
 
 def our_record(run: OurRun) -> dict:
     "Predictions for the validation clips, generated labels and centres."
-    from dmsil.training import predict
+    from dmsil.prediction import predict
 
     predictions = {f"prediction_{s}": y.numpy() for s, y in predict(run.model, run.clips.valid)[0].items()}
     labels = {f"label_{s}": y.cpu().numpy() for s, y in run.generator.labels.items()}
@@ -488,10 +516,13 @@ def our_parts(run: OurRun) -> dict:
         def call():
             run.model.zero_grad(set_to_none=True)
             run.model.encoders[name](inputs[name].take(rows)).sum().backward()
+
         return clock(call)
 
     features = {s: torch.rand(len(rows), d) for s, d in FEATURES.items()}
-    align = ModalAlignment({("text", "audio"): 0.3, ("text", "vision"): -0.3, ("audio", "vision"): 0.3}, measure="kappa")
+    align = ModalAlignment(
+        {("text", "audio"): 0.3, ("text", "vision"): -0.3, ("audio", "vision"): 0.3}, measure="kappa"
+    )
 
     def labels():
         for i, batch in enumerate(batches):
@@ -562,9 +593,11 @@ def mmsa_label_update(n: int) -> dict:
 
 def textbook_coral(D_a: torch.Tensor, D_b: torch.Tensor) -> torch.Tensor:
     "Deep CORAL as the paper writes it."
+
     def covariance(D):
         n, one = len(D), torch.ones(1, len(D))
         return (D.T @ D - (one @ D).T @ (one @ D) / n) / (n - 1)
+
     return (covariance(D_a) - covariance(D_b)).square().sum() / (4 * D_a.shape[1] ** 2)
 
 
@@ -652,7 +685,9 @@ class BenchConfig:
 
     out: str = "results/benchmark.json"  # where the figures go
     environment: str = ".venv-mmsa"  # MMSA's environment; made where it is absent
-    corpus: str = "../shared/data/mosi"  # folder with CMU-MOSI; without it words are simulated and the short clips left out
+    corpus: str = (
+        "../shared/data/mosi"  # folder with CMU-MOSI; without it words are simulated and the short clips left out
+    )
     folder: str = ""  # for the files exchanged; empty: a temporary one
     epochs: int = 3  # compared
     repeats: int = 5  # epochs timed
@@ -687,7 +722,10 @@ class Side:
     def __init__(self, who: str, task: dict, python, threads: int):
         root, threads = Path(__file__).resolve().parents[1], str(threads)
         self.who, self.log = who, Path(task["folder"]) / f"{who}.log"
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]), "TOKENIZERS_PARALLELISM": "false"}
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         with self.log.open("a") as log:
             pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True, "env": env}
@@ -716,13 +754,19 @@ def agreement(ours: dict, theirs: dict) -> dict:
     for kind in ("prediction", "label", "centre"):
         names = [name for name in theirs if name.startswith(kind)]
         gap = np.concatenate([np.abs(ours[name] - theirs[name]).ravel() for name in names])
-        found[kind] = {"median": float(np.median(gap)), "largest": float(gap.max()), "within_1e-9": float((gap <= 1e-9).mean())}
+        found[kind] = {
+            "median": float(np.median(gap)),
+            "largest": float(gap.max()),
+            "within_1e-9": float((gap <= 1e-9).mean()),
+        }
     return found
 
 
 def agrees(found: dict) -> bool:
     "99 % of predictions and labels within 1e-9, all within 1e-6."
-    return all(found[kind]["within_1e-9"] >= 0.99 and found[kind]["largest"] <= 1e-6 for kind in ("prediction", "label"))
+    return all(
+        found[kind]["within_1e-9"] >= 0.99 and found[kind]["largest"] <= 1e-6 for kind in ("prediction", "label")
+    )
 
 
 def compare(task: dict, pythons: dict, config: BenchConfig) -> list[dict]:
@@ -746,12 +790,18 @@ def timed(task: dict, pythons: dict, config: BenchConfig, repeats: int, parts: b
 
     with ExitStack() as stack:
         sides = {who: stack.enter_context(Side(who, task, python, config.threads)) for who, python in pythons.items()}
-        answers = [{who: side.ask(do="epoch", tag="") for who, side in sides.items()}
-                   for _ in tqdm(range(repeats), desc="epochs timed", unit="epoch")]
+        answers = [
+            {who: side.ask(do="epoch", tag="") for who, side in sides.items()}
+            for _ in tqdm(range(repeats), desc="epochs timed", unit="epoch")
+        ]
         parts = {who: side.ask(do="parts") if parts else {} for who, side in sides.items()}
     found = {}
     for who in sides:
-        found[who] = {"parts": parts[who], "memory_MB": answers[-1][who]["memory"], "memory_before_MB": answers[-1][who]["before"]}
+        found[who] = {
+            "parts": parts[who],
+            "memory_MB": answers[-1][who]["memory"],
+            "memory_before_MB": answers[-1][who]["before"],
+        }
         for kind in ("epoch", "valid"):
             for unit in ("wall", "cpu"):
                 found[who][f"{kind}_{unit}"] = [row[who][kind][unit] for row in answers]
@@ -763,15 +813,28 @@ def ratios(found: dict) -> dict:
     mid = lambda who, key: median(found[who][key])
     per_epoch = [b / a for a, b in zip(found["ours"]["epoch_cpu"], found["mmsa"]["epoch_cpu"], strict=True)]
     faster = {key: mid("mmsa", key) / mid("ours", key) for key in ("epoch_wall", "epoch_cpu", "valid_cpu")}
-    return faster | {"epoch_cpu_range": [min(per_epoch), max(per_epoch)], "memory": found["ours"]["memory_MB"] / found["mmsa"]["memory_MB"]}
+    return faster | {
+        "epoch_cpu_range": [min(per_epoch), max(per_epoch)],
+        "memory": found["ours"]["memory_MB"] / found["mmsa"]["memory_MB"],
+    }
 
 
 def machine(threads: int) -> dict:
     "What it ran on."
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return {"processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads,
-            "torch": torch.__version__.split("+")[0], "python": platform.python_version(), "system": platform.system()}
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
 
 
 def make_task(folder: Path, kind: str, config: BenchConfig) -> dict:
@@ -847,7 +910,9 @@ def _epochs(bench: Bench, frozen: bool = False) -> None:
         task, repeats = bench.task(kind) | {"frozen": frozen}, min(bench.config.repeats, 3 if frozen else 99)
         rows = bench.found["sets"][kind].get("agreement")
         if not rows or not all(map(agrees, rows)):
-            raise ValueError(f"{kind}: {bench.config.out} holds no agreement of the two programs; run the part agreement first")
+            raise ValueError(
+                f"{kind}: {bench.config.out} holds no agreement of the two programs; run the part agreement first"
+            )
         load = os.getloadavg()[0]
         result = timed(task, bench.pythons, bench.config, repeats)
         result |= {"ratios": ratios(result), "load": [load, os.getloadavg()[0]], "threads": bench.config.threads}
@@ -860,7 +925,9 @@ def _bf16(bench: Bench) -> None:
         task = bench.task(kind) | {"precision": "bfloat16"}
         with Side("ours", task, sys.executable, bench.config.threads) as side:
             answers = [side.ask(do="epoch", tag="")["epoch"] for _ in range(bench.config.repeats)]
-        bench.found["sets"][kind]["bf16"] = {f"epoch_{unit}": [answer[unit] for answer in answers] for unit in ("wall", "cpu")}
+        bench.found["sets"][kind]["bf16"] = {
+            f"epoch_{unit}": [answer[unit] for answer in answers] for unit in ("wall", "cpu")
+        }
 
 
 def _products(bench: Bench) -> None:
@@ -870,7 +937,9 @@ def _products(bench: Bench) -> None:
 
 
 def _labels(bench: Bench) -> None:
-    bench.found["labels"] = [{"clips": n} | {who: bench.once(who, do="labels", n=n) for who in bench.pythons} for n in SIZES]
+    bench.found["labels"] = [
+        {"clips": n} | {who: bench.once(who, do="labels", n=n) for who in bench.pythons} for n in SIZES
+    ]
 
 
 def _covariances(bench: Bench) -> None:
@@ -899,8 +968,13 @@ def worker(who: str, task: dict) -> None:
     port, task = _Port(), task | {"dtype": torch.float64 if task.get("record") else torch.float32}
     if "clips" in task:
         return {"ours": our_worker, "mmsa": mmsa_worker}[who](task, port)
-    calls = {("ours", "products"): text_products, ("ours", "labels"): our_label_update, ("mmsa", "labels"): mmsa_label_update,
-             ("ours", "covariances"): our_covariances, ("mmsa", "covariances"): their_covariances}
+    calls = {
+        ("ours", "products"): text_products,
+        ("ours", "labels"): our_label_update,
+        ("mmsa", "labels"): mmsa_label_update,
+        ("ours", "covariances"): our_covariances,
+        ("mmsa", "covariances"): their_covariances,
+    }
     while (question := port.ask())["do"] != "quit":
         port.answer(value=calls[who, question.pop("do")](**question))
 

@@ -4,6 +4,7 @@ Starts JupyterLab on loopback over a copy of the working tree, opens every noteb
 mathematics that did not render, figures that are missing, and cells that show an error or a warning. Runs the quickstart from the menu.
 Then opens every page of the documentation site, where it is built, at the width of a desk and of a phone. Counts come last.
 """
+
 import argparse
 import json
 import os
@@ -25,7 +26,14 @@ import claims
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_docs" / "html"
 QUICKSTART = "nbs/tutorials/quickstart.ipynb"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 60  # seconds without anything new before a page is taken as it is
 LOADING = 240  # seconds for a page to load, on a busy machine
 WIDTHS = (1280, 390)  # a desk, a phone
@@ -43,9 +51,15 @@ def chromium() -> str | None:
 
 def missing() -> str | None:
     "What this machine lacks for such a run."
-    if not chromium(): return "needs chromium (apt-get install chromium)"
-    if not find_spec("playwright"): return "needs playwright (pip install -e '.[browser]')"
-    return None if shutil.which("jupyter-lab", path=Path(sys.executable).parent) else "needs jupyterlab (pip install -e '.[dev]')"
+    if not chromium():
+        return "needs chromium (apt-get install chromium)"
+    if not find_spec("playwright"):
+        return "needs playwright (pip install -e '.[browser]')"
+    return (
+        None
+        if shutil.which("jupyter-lab", path=Path(sys.executable).parent)
+        else "needs jupyterlab (pip install -e '.[dev]')"
+    )
 
 
 # ---------------------------------------------------------------- the server and the browser
@@ -54,7 +68,9 @@ def missing() -> str | None:
 @contextmanager
 def copy_of_tree() -> Iterator[Path]:
     "The files of the working tree elsewhere, so that JupyterLab saves nothing into it."
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name in filter(None, names.split("\n")):
             if (ROOT / name).is_file():
@@ -70,7 +86,9 @@ def jupyterlab(folder: Path) -> Iterator[str]:
     env.pop("MPLBACKEND", None)  # figures belong into the notebook, whatever this shell prefers
     settings = folder / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
-    settings.write_text('{"windowingMode": "none"}')  # every cell rendered at once: three times quicker than scrolling to it
+    settings.write_text(
+        '{"windowingMode": "none"}'
+    )  # every cell rendered at once: three times quicker than scrolling to it
     with (folder / "server.log").open("w") as log:
         command = [Path(sys.executable).parent / "jupyter-lab", *SERVER, f"--ServerApp.root_dir={folder / 'tree'}"]
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
@@ -127,9 +145,15 @@ def expected(page: str, tree: Path | None = None) -> list[dict]:
     wanted = []
     for cell in cells:
         shown = [output.get("data", {}) for output in cell.get("outputs", [])]
-        texts = ["".join(cell["source"])] if cell["cell_type"] == "markdown" else ["".join(data.get("text/markdown", "")) for data in shown]
+        texts = (
+            ["".join(cell["source"])]
+            if cell["cell_type"] == "markdown"
+            else ["".join(data.get("text/markdown", "")) for data in shown]
+        )
         latex = sum("text/latex" in data and "text/html" not in data for data in shown)
-        wanted.append({"math": sum(map(formulas, texts)) + latex, "figures": sum("image/png" in data for data in shown)})
+        wanted.append(
+            {"math": sum(map(formulas, texts)) + latex, "figures": sum("image/png" in data for data in shown)}
+        )
     return wanted
 
 
@@ -178,7 +202,13 @@ SCROLL = "index => { jupyterapp.shell.currentWidget.content.scrollToItem(index);
 
 def satisfied(cell: dict | None, wanted: dict) -> bool:
     "Is there in a cell what must be seen?"
-    return bool(cell) and cell["ready"] and cell["math"] >= wanted["math"] and cell["figures"] >= wanted["figures"] and not cell["source"]
+    return (
+        bool(cell)
+        and cell["ready"]
+        and cell["math"] >= wanted["math"]
+        and cell["figures"] >= wanted["figures"]
+        and not cell["source"]
+    )
 
 
 def look_through(page, wanted: list[dict]) -> dict[int, dict]:
@@ -187,8 +217,10 @@ def look_through(page, wanted: list[dict]) -> dict[int, dict]:
     while lacking and time.monotonic() < until:
         cells |= {int(key): cell for key, cell in page.evaluate(SEE, lacking).items()}
         left = [key for key in lacking if not satisfied(cells.get(key), wanted[key])]
-        if len(left) < len(lacking): lacking, until = left, time.monotonic() + PATIENCE
-        if not lacking: break
+        if len(left) < len(lacking):
+            lacking, until = left, time.monotonic() + PATIENCE
+        if not lacking:
+            break
         page.evaluate(SCROLL, lacking[0])
         page.wait_for_timeout(300)
     return cells
@@ -199,11 +231,16 @@ def judged(name: str, cells: dict[int, dict], wanted: list[dict]) -> list[str]:
     wrong = []
     for key, want in enumerate(wanted):
         cell = cells.get(key)
-        if cell is None: continue
-        if cell["math"] < want["math"]: wrong.append(f"{name}, cell {key}: {cell['math']} of {want['math']} formulas rendered")
-        if cell["wrong"] or cell["source"]: wrong.append(f"{name}, cell {key}: mathematics with an error, or left as source")
-        if cell["figures"] < want["figures"]: wrong.append(f"{name}, cell {key}: {cell['figures']} of {want['figures']} figures shown")
-        if cell["errors"] or cell["warnings"]: wrong.append(f"{name}, cell {key}: an error or a warning: {cell['text'][:200]}")
+        if cell is None:
+            continue
+        if cell["math"] < want["math"]:
+            wrong.append(f"{name}, cell {key}: {cell['math']} of {want['math']} formulas rendered")
+        if cell["wrong"] or cell["source"]:
+            wrong.append(f"{name}, cell {key}: mathematics with an error, or left as source")
+        if cell["figures"] < want["figures"]:
+            wrong.append(f"{name}, cell {key}: {cell['figures']} of {want['figures']} figures shown")
+        if cell["errors"] or cell["warnings"]:
+            wrong.append(f"{name}, cell {key}: an error or a warning: {cell['text'][:200]}")
     absent = [key for key in range(len(wanted)) if key not in cells]
     return wrong + [f"{name}: {len(absent)} cells never shown, from {first} on" for first in absent[:1]]
 
@@ -235,7 +272,9 @@ class Lab:
         self.page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell", state="attached")
 
     def close(self) -> None:
-        self.page.evaluate("() => { jupyterapp.shell.currentWidget.context.model.dirty = false; jupyterapp.shell.currentWidget.close(); }")
+        self.page.evaluate(
+            "() => { jupyterapp.shell.currentWidget.context.model.dirty = false; jupyterapp.shell.currentWidget.close(); }"
+        )
         self.page.wait_for_selector(".jp-NotebookPanel", state="detached")
 
     def read(self, name: str) -> None:
@@ -246,7 +285,8 @@ class Lab:
         self.wrong += judged(name, cells, wanted)
         self.counts += Counter({"notebooks opened": 1, "cells": len(cells)})
         self.counts += Counter({what: sum(cell[key] for cell in cells.values()) for what, key in NAMES.items()})
-        if self.pictures: self.draw(name)
+        if self.pictures:
+            self.draw(name)
         self.close()
 
     def draw(self, name: str) -> None:
@@ -261,7 +301,8 @@ class Lab:
         "Click through the menus."
         first, *rest = path
         self.page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{first}$")).click()
-        for word in rest: self.page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{word}$")).click()
+        for word in rest:
+            self.page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{word}$")).click()
 
     def idle(self, patience: float) -> None:
         "Wait until the kernel has nothing left to do."
@@ -287,8 +328,10 @@ class Lab:
         ran = [cell for cell in cells.values() if re.search(r"\[\d+\]", cell["prompt"])]
         bars = sum(cell["bars"] for cell in cells.values())
         self.counts += Counter({"cells run": len(ran), "progress bars": bars})
-        if len(ran) != sum(cell["code"] for cell in cells.values()): self.wrong.append(f"{name}, run: only {len(ran)} cells ran")
-        if not bars: self.wrong.append(f"{name}, run: no progress bar")
+        if len(ran) != sum(cell["code"] for cell in cells.values()):
+            self.wrong.append(f"{name}, run: only {len(ran)} cells ran")
+        if not bars:
+            self.wrong.append(f"{name}, run: no progress bar")
         self.report(name, len(wanted))
         self.close()
 
@@ -315,8 +358,10 @@ def try_lab(pages: list[str], run: str | None = QUICKSTART, pictures: Path | Non
     "Read pages and run one; counts, and what was wrong."
     with copy_of_tree() as folder, jupyterlab(folder) as address, browser() as opened:
         lab = Lab(opened, address, folder / "tree", pictures)
-        for name in pages: lab.read(name)
-        if run: lab.run_all(run)
+        for name in pages:
+            lab.read(name)
+        if run:
+            lab.run_all(run)
         return lab.counts, lab.wrong
 
 
@@ -349,10 +394,15 @@ def try_site(folder: Path = SITE) -> tuple[Counter, list[str]]:
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 found, name = page.evaluate(WIDE), f"{path.relative_to(folder)} at {width}"
-                if found["wide"] or found["over"]: wrong.append(f"{name}: wider than the window")
-                if found["wrong"] or found["made"] < found["math"]: wrong.append(f"{name}: {found['made']} of {found['math']} formulas")
-                if found["pictures"] < found["all"]: wrong.append(f"{name}: {found['pictures']} of {found['all']} pictures shown")
-            counts += Counter({"pages of the site": 1, "its formulas": found["made"], "its pictures": found["pictures"]})
+                if found["wide"] or found["over"]:
+                    wrong.append(f"{name}: wider than the window")
+                if found["wrong"] or found["made"] < found["math"]:
+                    wrong.append(f"{name}: {found['made']} of {found['math']} formulas")
+                if found["pictures"] < found["all"]:
+                    wrong.append(f"{name}: {found['pictures']} of {found['all']} pictures shown")
+            counts += Counter(
+                {"pages of the site": 1, "its formulas": found["made"], "its pictures": found["pictures"]}
+            )
     return counts, wrong
 
 
@@ -364,19 +414,26 @@ def told(counts: Counter) -> str:
 def main(words: list[str]) -> int:
     "Everything; 1 where something was wrong."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/23_benchmark.ipynb")
+    parser.add_argument(
+        "pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/23_benchmark.ipynb"
+    )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="keep a picture of each notebook")
     asked = parser.parse_args(words)
-    if unknown := set(asked.pages) - set(claims.pages()): parser.error(f"{', '.join(sorted(unknown))}: no such notebook")
-    if lacks := missing(): sys.exit(lacks)
+    if unknown := set(asked.pages) - set(claims.pages()):
+        parser.error(f"{', '.join(sorted(unknown))}: no such notebook")
+    if lacks := missing():
+        sys.exit(lacks)
     start, pages = time.monotonic(), asked.pages
-    counts, wrong = try_lab(pages or claims.pages(), None if pages and QUICKSTART not in pages else QUICKSTART, asked.pictures)
+    counts, wrong = try_lab(
+        pages or claims.pages(), None if pages and QUICKSTART not in pages else QUICKSTART, asked.pictures
+    )
     if not pages and (SITE / "index.html").is_file():
         more, also = try_site()
         counts, wrong = counts + more, wrong + also
     elif not pages:
         print("the documentation site is not built (make docs): not looked at")
-    for line in wrong: print(line)
+    for line in wrong:
+        print(line)
     print(f"{told(counts)}, errors: {len(wrong)}; {time.monotonic() - start:.0f} s")
     return bool(wrong)
 

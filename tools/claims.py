@@ -1,4 +1,5 @@
 "The claims of the notebooks: where each is stated, where it is proven, and on what evidence. python tools/claims.py prints the table."
+
 import ast
 import json
 import re
@@ -6,8 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROOFS = "nbs/01_proofs.ipynb"
-KINDS = ("SymPy, any n and d", "SymPy, any n and d, rest by hand", "SymPy, at the sizes named", "by hand, checked numerically", "measured")
-STATEMENT = re.compile(r"> \*\*P(\d+) · (.+?)\.\*\*")
+KINDS = (
+    "SymPy, any n and d",
+    "SymPy, any n and d, rest by hand",
+    "SymPy, at the sizes named",
+    "by hand, checked numerically",
+    "measured",
+)
+STATEMENT = re.compile(r"^> \*\*P(\d+) · (.+?)\.\*\*", re.MULTILINE)
 SECTION = re.compile(r"## P(\d+) · (.+)")
 EVIDENCE = re.compile(r"\*Evidence: (.+?)\*")
 
@@ -21,13 +28,24 @@ def cells(path: str) -> list[tuple[str, str]]:
 def pages() -> list[str]:
     "Every notebook, relative to the root."
     found = [ROOT / "index.ipynb", *sorted((ROOT / "nbs").rglob("*.ipynb"))]
-    return [path.relative_to(ROOT).as_posix() for path in found if path.exists() and ".ipynb_checkpoints" not in path.parts]
+    return [
+        path.relative_to(ROOT).as_posix() for path in found if path.exists() and ".ipynb_checkpoints" not in path.parts
+    ]
 
 
 def statements() -> list[dict]:
     "Every cell that states a proposition."
-    found = [(page, STATEMENT.match(text), EVIDENCE.search(text)) for page in pages() for kind, text in cells(page) if kind == "markdown"]
-    return [{"number": int(match[1]), "title": match[2], "notebook": page, "evidence": evidence and evidence[1]} for page, match, evidence in found if match]
+    found = [
+        (page, STATEMENT.search(text), EVIDENCE.search(text))
+        for page in pages()
+        for kind, text in cells(page)
+        if kind == "markdown"
+    ]
+    return [
+        {"number": int(match[1]), "title": match[2], "notebook": page, "evidence": evidence and evidence[1]}
+        for page, match, evidence in found
+        if match
+    ]
 
 
 def sections(page: str = PROOFS) -> dict[int | None, dict]:
@@ -38,10 +56,13 @@ def sections(page: str = PROOFS) -> dict[int | None, dict]:
         if kind == "markdown" and re.match(r"##? ", text):
             match = SECTION.match(text)
             number = int(match[1]) if match else None
-            if match and number in parts: raise ValueError(f"{page} proves P{number} twice")
-            if match: parts[number] = {"title": match[2].strip(), "cells": []}
+            if match and number in parts:
+                raise ValueError(f"{page} proves P{number} twice")
+            if match:
+                parts[number] = {"title": match[2].strip(), "cells": []}
             text = text.partition("\n")[2]
-        if text: parts[number]["cells"].append((kind, text))
+        if text:
+            parts[number]["cells"].append((kind, text))
     for part in parts.values():
         first = next((text for kind, text in part["cells"] if kind == "markdown"), "")
         match = EVIDENCE.fullmatch(first.partition("\n")[0].strip())
@@ -53,7 +74,9 @@ def assumed(section: dict) -> list[str]:
     "The rewriting rules that a section's code gives the helper, as written: left = right."
     trees = [ast.parse(text) for kind, text in section["cells"] if kind == "code"]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    named = {n.targets[0].id: n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    named = {
+        n.targets[0].id: n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
     rules = []
     for call in (node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Facts"):
         given = next((word.value for word in call.keywords if word.arg == "rules"), ast.Dict([], []))

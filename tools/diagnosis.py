@@ -7,6 +7,7 @@ The simulation knows every unimodal label, so labels are scored against the trut
 clips. Wirings: `dmsil_kappa` with +0.3 on text and audio, −0.3 on text and vision; what the fusion and the unimodal heads read differs.
 Runs that are already in the file are not run again; all of one seed take about ten minutes on two idle cores.
 """
+
 import argparse
 import json
 import os
@@ -20,13 +21,14 @@ from signs import SIGNS, world
 from torch import nn
 
 import dmsil
-from dmsil import training
+from dmsil import trainer
 from dmsil.checkpoints import rounded, write_json
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances
 from dmsil.model import Head, MultimodalModel, Output
 from dmsil.pairs import pair_information
 from dmsil.posterior import FixedLabels
-from dmsil.training import Trainer, predict, train_epoch
+from dmsil.prediction import predict
+from dmsil.trainer import Trainer, train_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "diagnosis.json"
@@ -105,6 +107,7 @@ def one(arm: str, seed: int) -> dict:
 
 # ---------------------------------------------------------------- wirings
 
+
 class HeadsOnAligned(MultimodalModel):
     "Every head reads the aligned features z."
 
@@ -142,20 +145,26 @@ class FusionOnEncodings(HeadsOnAligned):
         return e | {"fusion": torch.cat([e[s] for s in self.modalities], 1)}
 
 
-WIRINGS = {"as shipped": MultimodalModel, "heads on aligned features": HeadsOnAligned, "fusion on encodings": FusionOnEncodings}
+WIRINGS = {
+    "as shipped": MultimodalModel,
+    "heads on aligned features": HeadsOnAligned,
+    "fusion on encodings": FusionOnEncodings,
+}
 
 
 def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), **changes) -> dict:
     "One run: errors, and the nats that each signed pair shares where it is aligned and in what the fusion reads."
     torch.set_num_threads(1)
-    training.MultimodalModel = WIRINGS[wiring]
+    trainer.MultimodalModel = WIRINGS[wiring]
     clips = dmsil.synthetic_clips(world(seed), n, seed)
     run = dmsil.fit(clips, "dmsil_kappa", pairs=SIGNS, seed=seed, device="cpu", progress=False, **changes)
     z = run.features()[0]
     with torch.no_grad():
         e = {s: encoder(run.clips.test.inputs[s]) for s, encoder in run.model.eval().encoders.items()}
     read = e if wiring == "fusion on encodings" else z
-    nats = lambda x: {"~".join(p): pair_information(*(x[s] for s in p), permutations=19, resamples=20).shared for p in SIGNS}
+    nats = lambda x: {
+        "~".join(p): pair_information(*(x[s] for s in p), permutations=19, resamples=20).shared for p in SIGNS
+    }
     errors = {"MAE": run.metrics["MAE"], "unimodal": run.metrics["unimodal"], "bayes_MAE": clips.truth["bayes_mae"]}
     return {"wiring": wiring, "seed": seed} | errors | {"aligned": nats(z), "read": nats(read)}
 
@@ -167,7 +176,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": [], "wirings": []}
-    done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    done["machine"] = (
+        f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    )
     done["epochs"] = EPOCHS
     kinds = {"runs": (one, "arm", ARMS), "wirings": (wired, "wiring", WIRINGS)}
     order = [(kind, name, seed) for kind, (_, _, names) in kinds.items() for name in names for seed in args.seeds]

@@ -4,6 +4,7 @@
 
 It runs no cell (the stored outputs are shown), needs no network, and leaves _docs/html. A warning is an error.
 """
+
 import html.parser
 import importlib.resources
 import re
@@ -59,12 +60,18 @@ CONF = {
 
 def title(page: str) -> str:
     "The first heading of a notebook."
-    return next(text for kind, text in claims.cells(page) if kind == "markdown" and text.startswith("# ")).splitlines()[0][2:].strip()
+    return (
+        next(text for kind, text in claims.cells(page) if kind == "markdown" and text.startswith("# "))
+        .splitlines()[0][2:]
+        .strip()
+    )
 
 
 def order() -> tuple[list[str], list[str]]:
     "Numbered pages, then tutorials in the order of the front page's list or table; what it lacks comes last."
-    lines = [line for _, text in claims.cells("index.ipynb") for line in text.splitlines() if line.startswith(("|", "-"))]
+    lines = [
+        line for _, text in claims.cells("index.ipynb") for line in text.splitlines() if line.startswith(("|", "-"))
+    ]
     listed = [target for line in lines for _, target in LINK.findall(line)]
     rest = [page for page in claims.pages() if page != "index.ipynb"]
     ranked = sorted(rest, key=lambda page: (listed.index(page) if page in listed else len(listed), page))
@@ -81,7 +88,11 @@ def contents() -> str:
     pages, tutorials = order()
     numbered = [f"{Path(page).stem.partition('_')[0]} {title(page)} </{page}>" for page in pages]
     modules = [f"dmsil.{module.name} </api/{module.name}>" for module in apidoc.modules()]
-    parts = {"Pages": numbered, "Tutorials": [f"/{page}" for page in tutorials], "Reference": ["/claims", "/api/index", *modules]}
+    parts = {
+        "Pages": numbered,
+        "Tutorials": [f"/{page}" for page in tutorials],
+        "Reference": ["/claims", "/api/index", *modules],
+    }
     return "\n\n".join(toctree(caption, entries) for caption, entries in parts.items())
 
 
@@ -99,7 +110,7 @@ def in_one_line(formula: re.Match) -> str:
 def carried(text: str, page: str) -> str:
     "A markdown cell as the site needs it; files that it links to are carried along, pictures on other machines become their names."
     text = DISPLAYED.sub(in_one_line, REMOTE_IMAGE.sub(r"\1", text))
-    if stated := claims.STATEMENT.match(text): text = f"(claim-p{stated[1]})=\n{text}"
+    text = claims.STATEMENT.sub(lambda stated: f"(claim-p{stated[1]})=\n{stated[0]}", text)
     for _, target in LINK.findall(text):
         path = (ROOT / page).parent / target.partition("#")[0]
         if not urllib.parse.urlparse(target).scheme and path.is_file() and path.suffix not in (".ipynb", ".md"):
@@ -112,7 +123,9 @@ def carried(text: str, page: str) -> str:
 def write_page(page: str) -> None:
     "A notebook as the site shows it: hidden cells and directives left out."
     notebook = nbformat.read(ROOT / page, 4)
-    exports = next((name[1] for cell in notebook.cells if (name := re.search(r"^#\|\s*default_exp (\w+)", cell.source))), None)
+    exports = next(
+        (name[1] for cell in notebook.cells if (name := re.search(r"^#\|\s*default_exp (\w+)", cell.source))), None
+    )
     notebook.cells = [cell for cell in notebook.cells if not (cell.cell_type == "code" and HIDDEN.search(cell.source))]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -120,8 +133,12 @@ def write_page(page: str) -> None:
         else:
             cell.metadata["tags"] = [TAGS[name] for name in directives(cell.source) if name in TAGS]
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.MULTILINE)
-    if exports: notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f"Exports the module [dmsil.{exports}](/api/{exports}.md)."))
-    if page == "index.ipynb": notebook.cells.append(nbformat.v4.new_markdown_cell(contents()))
+    if exports:
+        notebook.cells.insert(
+            1, nbformat.v4.new_markdown_cell(f"Exports the module [dmsil.{exports}](/api/{exports}.md).")
+        )
+    if page == "index.ipynb":
+        notebook.cells.append(nbformat.v4.new_markdown_cell(contents()))
     (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, SOURCE / page)
 
@@ -134,7 +151,11 @@ def claims_page() -> str:
     for row in claims.claims():
         section = apidoc.slug(f"P{row['number']} · {row['title']}")
         stated = f"[{title(row['statement_notebook'])}](#claim-p{row['number']})"
-        proof = f"[proof](/{row['proof_notebook']}#{section})" if row["proof_notebook"] else f"[measured](#claim-p{row['number']})"
+        proof = (
+            f"[proof](/{row['proof_notebook']}#{section})"
+            if row["proof_notebook"]
+            else f"[measured](#claim-p{row['number']})"
+        )
         lines.append(f"| P{row['number']} | {row['title']} | {row['evidence'] or '–'} | {stated} | {proof} |")
     return "\n".join(lines) + "\n"
 
@@ -143,7 +164,14 @@ def api_index() -> str:
     "Every module, and the names that the package itself gives."
     given = [(f"{{py:obj}}`dmsil.{name} <dmsil.{module}.{name}>`", module) for name, module in apidoc.package_names()]
     modules = [(module.name, apidoc.prose(module.doc), len(module.public)) for module in apidoc.modules()]
-    lines = ["# API", "", "What `import dmsil` gives, and the module where each name lives:", "", "| name | module |", "|---|---|"]
+    lines = [
+        "# API",
+        "",
+        "What `import dmsil` gives, and the module where each name lives:",
+        "",
+        "| name | module |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | [dmsil.{module}]({module}.md) |" for name, module in given]
     lines += ["", "Every module, in the order of reading:", "", "| module | | names |", "|---|---|---|"]
     lines += [f"| [dmsil.{name}]({name}.md) | {doc} | {number} |" for name, doc, number in modules]
@@ -155,7 +183,8 @@ def write_sources() -> None:
     shutil.rmtree(SOURCE, ignore_errors=True)
     (SOURCE / "static").mkdir(parents=True)
     (SOURCE / "api").mkdir()
-    for page in claims.pages(): write_page(page)
+    for page in claims.pages():
+        write_page(page)
     (SOURCE / "claims.md").write_text(claims_page(), encoding="utf-8")
     (SOURCE / "api" / "index.md").write_text(api_index(), encoding="utf-8")
     for module in apidoc.modules():
@@ -180,7 +209,8 @@ class Seen(html.parser.HTMLParser):
     text: list[str] = field(default_factory=list)
     code: int = 0  # depth of elements whose dollars mean nothing
 
-    def __post_init__(self): super().__init__()
+    def __post_init__(self):
+        super().__init__()
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
@@ -189,13 +219,16 @@ class Seen(html.parser.HTMLParser):
         self.formulas += "math" in kinds and tag in ("span", "div")
         self.figures += tag == "img"
         self.code += tag in ("pre", "code", "script", "style")
-        if tag == "a" and given.get("href"): self.links.append(given["href"])
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
         self.loads += [given[key] for key in ("src", "href") if tag != "a" and given.get(key)]
 
-    def handle_endtag(self, tag): self.code -= tag in ("pre", "code", "script", "style")
+    def handle_endtag(self, tag):
+        self.code -= tag in ("pre", "code", "script", "style")
 
     def handle_data(self, data):
-        if not self.code: self.text.append(data)
+        if not self.code:
+            self.text.append(data)
 
 
 def read(path: Path) -> Seen:
@@ -209,15 +242,20 @@ def wrong_with(page: Path, seen: dict[Path, Seen]) -> list[str]:
     wrong = []
     for address in [*seen[page].links, *seen[page].loads]:
         parts = urllib.parse.urlparse(address)
-        if parts.scheme in ("data", "mailto"): continue
+        if parts.scheme in ("data", "mailto"):
+            continue
         if parts.scheme or parts.netloc:
-            if address in seen[page].loads: wrong.append(f"loads {address}")
+            if address in seen[page].loads:
+                wrong.append(f"loads {address}")
             continue
         target = (page.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else page
-        if target.is_dir(): target /= "index.html"
+        if target.is_dir():
+            target /= "index.html"
         fragment = urllib.parse.unquote(parts.fragment)
-        if not target.is_file(): wrong.append(f"no file for {address}")
-        elif fragment and target in seen and fragment not in seen[target].names: wrong.append(f"no place in the page for {address}")
+        if not target.is_file():
+            wrong.append(f"no file for {address}")
+        elif fragment and target in seen and fragment not in seen[target].names:
+            wrong.append(f"no place in the page for {address}")
     return wrong + [f"mathematics left as source: {part.strip()[:60]}" for part in seen[page].text if "$$" in part]
 
 
@@ -237,9 +275,20 @@ def check(folder: Path = HTML) -> tuple[dict[str, int], list[str]]:
 def build() -> int:
     "Write the sources, run Sphinx; how many warnings."
     from sphinx.application import Sphinx
+
     write_sources()
     shutil.rmtree(HTML, ignore_errors=True)
-    app = Sphinx(SOURCE, None, HTML, BUILD / "doctrees", "html", confoverrides=CONF, freshenv=True, warningiserror=True, status=None)
+    app = Sphinx(
+        SOURCE,
+        None,
+        HTML,
+        BUILD / "doctrees",
+        "html",
+        confoverrides=CONF,
+        freshenv=True,
+        warningiserror=True,
+        status=None,
+    )
     app.build()
     return app._warncount
 
@@ -250,6 +299,7 @@ def build() -> int:
 if __name__ == "__main__":
     warnings = build()
     counts, wrong = check()
-    for line in wrong: print(line)
+    for line in wrong:
+        print(line)
     print(", ".join(f"{name}: {count}" for name, count in {**counts, "warnings": warnings}.items()))
     sys.exit(bool(wrong or warnings))

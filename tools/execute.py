@@ -1,4 +1,5 @@
 "Run notebooks from top to bottom and store what they show: python tools/execute.py nbs/00_covariance.ipynb …"
+
 import multiprocessing
 import os
 import re
@@ -42,7 +43,9 @@ def run(notebook, folder: Path, names: list[str]) -> str | None:
         if cell.cell_type == "code" and skipped(cell, names):
             cell.metadata["tags"] = ["skip-execution"]
     try:
-        NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+        NotebookClient(
+            notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        ).execute()
     except CellExecutionError as error:
         return str(error)
     return None

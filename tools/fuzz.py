@@ -33,8 +33,9 @@ from soak import RESULT, merge
 from dmsil.clips import Clips, DataError, Steps, Tokens
 from dmsil.corpora import load_mmmo
 from dmsil.pickles import load_clips
-from dmsil.recordings import read_transcript, read_vision
+from dmsil.recordings import read_vision
 from dmsil.tables import clips_from_table
+from dmsil.transcripts import read_transcript
 
 MEMORY, SECONDS, LONGEST, BATCH = 2**28, 10, 700, 40
 SPLITS, FIELDS = (
@@ -82,7 +83,9 @@ def corpus(rng: np.random.Generator, sizes=(6, 4, 4), L=4) -> dict:
 
 def reviews(rng: np.random.Generator, sizes=(6, 4, 4), L=4) -> dict:
     table = {
-        f"{s}_{name}": rng.normal(size=(n, L, d)) for name, n in zip(SPLITS, sizes, strict=True) for s, d in (("audio", 3), ("vision", 2))
+        f"{s}_{name}": rng.normal(size=(n, L, d))
+        for name, n in zip(SPLITS, sizes, strict=True)
+        for s, d in (("audio", 3), ("vision", 2))
     }
     return table | {f"label_{name}": rng.integers(2, 11, n) / 2 for name, n in zip(SPLITS, sizes, strict=True)}
 
@@ -109,7 +112,9 @@ def h5(parts: dict) -> bytes:
     return out.getvalue()
 
 
-TABLE = "id,text,label,group\n" + "".join(f'clip{k},"it was, well, number {k}",{(k % 7) - 3},speaker{k % 4}\n' for k in range(12))
+TABLE = "id,text,label,group\n" + "".join(
+    f'clip{k},"it was, well, number {k}",{(k % 7) - 3},speaker{k % 4}\n' for k in range(12)
+)
 SRT = "".join(f"{k}\n00:00:{k:02},000 --> 00:00:{k:02},900\n<i>words</i> of cue {k}\n\n" for k in range(1, 9))
 VTT = "WEBVTT\n\nNOTE a remark\n\n" + "".join(
     f"00:{k:02}.000 --> 00:{k:02}.900 align:start\nwords <00:{k:02}.400> of cue {k}\n\n" for k in range(1, 9)
@@ -134,7 +139,14 @@ def flipped(raw: bytes, rng: random.Random) -> bytes:
 
 def spliced(raw: bytes, rng: random.Random) -> bytes:
     a, b = sorted(rng.randrange(len(raw)) for _ in range(2))
-    return rng.choice((raw[:a] + raw[b:], raw[:b] + raw[a:], raw[:a] + rng.randbytes(rng.randrange(1, 40)) + raw[b:], raw[b:] + raw[:a]))
+    return rng.choice(
+        (
+            raw[:a] + raw[b:],
+            raw[:b] + raw[a:],
+            raw[:a] + rng.randbytes(rng.randrange(1, 40)) + raw[b:],
+            raw[b:] + raw[:a],
+        )
+    )
 
 
 def nest(k: int, box=tuple):
@@ -270,9 +282,13 @@ DANGEROUS = {  # instruction: a pickle of a global and its arguments that uses i
     "NEWOBJ": lambda name, args: named(name) + b"(" + args + b"t\x81",
     "NEWOBJ_EX": lambda name, args: named(name) + b"(" + args + b"t}\x92",
     "BUILD": lambda name, args: (
-        called("numpy.core.multiarray:_reconstruct", named("numpy:ndarray") + b"K\x00\x85C\x01b") + called(name, args) + b"b"
+        called("numpy.core.multiarray:_reconstruct", named("numpy:ndarray") + b"K\x00\x85C\x01b")
+        + called(name, args)
+        + b"b"
     ),
-    "BUILD of a global": lambda name, args: named(name) + b"}" + word("__setstate__") + named("os:system") + b"s" + args + b"b",
+    "BUILD of a global": lambda name, args: (
+        named(name) + b"}" + word("__setstate__") + named("os:system") + b"s" + args + b"b"
+    ),
     "EXT1": lambda name, args: b"\x82\x01(" + args + b"tR",
     "EXT2": lambda name, args: b"\x83\x01\x00(" + args + b"tR",
     "EXT4": lambda name, args: b"\x84\x01\x00\x00\x00(" + args + b"tR",
@@ -291,14 +307,22 @@ def hostile(rng: random.Random, trace: Path, base: dict, kind: str) -> bytes:
 
 def array(shape: bytes, code: bytes = word("f4"), raw: bytes = b"C\x04\0\0\0\0") -> bytes:
     "An array by hand: the shape, the dtype's code and the bytes are pickles themselves."
-    dtype = called("numpy:dtype", code + b"\x89\x88") + b"(K\x03" + word("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = (
+        called("numpy:dtype", code + b"\x89\x88")
+        + b"(K\x03"
+        + word("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     made = called("numpy.core.multiarray:_reconstruct", named("numpy:ndarray") + b"K\x00\x85C\x01b")
     return made + b"(K\x01" + shape + dtype + b"\x89" + raw + b"tb"
 
 
 def shapes(rng: random.Random, base: dict) -> bytes:
     "An array that says it is larger than it is."
-    sizes = [rng.choice((0, 1, 6, -1, 2**31, 2**40, 2**47, 2**62, 2**63, 10**30)) for _ in range(rng.choice((1, 2, 3, 33, 70)))]
+    sizes = [
+        rng.choice((0, 1, 6, -1, 2**31, 2**40, 2**47, 2**62, 2**63, 10**30))
+        for _ in range(rng.choice((1, 2, 3, 33, 70)))
+    ]
     code = rng.choice(("f4", "f8", "u1", "U99999", "S999999", "O", "V8", "M8", "f4,f4", "x", ""))
     raw = rng.choice((b"C\x04\0\0\0\0", b"C\x00", word("abcd"), b"]", b"N", b"C\x18" + bytes(24)))
     return inside(array(b"(" + b"".join(map(number, sizes)) + b"t", word(code), raw), rng, base)
@@ -330,7 +354,14 @@ def growing(rng: random.Random, base: dict, kind: int) -> bytes:
         lambda: big + put(0) + b"0" + many(called("_codecs:encode", get(0), word("latin1")), 6_000),
         lambda: ones + put(0) + b"0" + many(called("builtins:set", get(0)), 6_000),
         lambda: ones + put(0) + b"0" + many(called("builtins:frozenset", get(0)), 6_000),
-        lambda: b"(" + b"".join(number(j) for j in range(20_000)) + b"l" + put(0) + b"0" + many(called("builtins:set", get(0)), 4_000),
+        lambda: (
+            b"("
+            + b"".join(number(j) for j in range(20_000))
+            + b"l"
+            + put(0)
+            + b"0"
+            + many(called("builtins:set", get(0)), 4_000)
+        ),
         lambda: array(b"(" + number(2**40) * 60_000 + b"t"),
         lambda: b"(" * 100_000 + b"t" * 99_999,
         lambda: b"]" * 50_000 + b"a" * 49_999,
@@ -385,7 +416,18 @@ def header(shape: str, descr: str = "<f4", more: bytes = bytes(16)) -> bytes:
 
 def lying(rng: random.Random) -> bytes:
     shape = rng.choice(
-        ("(1099511627776,)", "(-1,)", "(2,)*9", "(4, 4611686018427387904)", f"{(2,) * 80}", "4", "(4.0,)", "(True,)", "()", "[4]")
+        (
+            "(1099511627776,)",
+            "(-1,)",
+            "(2,)*9",
+            "(4, 4611686018427387904)",
+            f"{(2,) * 80}",
+            "4",
+            "(4.0,)",
+            "(True,)",
+            "()",
+            "[4]",
+        )
     )
     descr = rng.choice(("<f4", "<U999999", "|O", "<f4,<i4", "|V4", "<M8[s]", "x", [("a", "<f4")], "|b1", "<c16"))
     return rng.choice(
@@ -437,7 +479,9 @@ def odd_cells(text: str, rng: random.Random) -> bytes:
     )
     lines[k] = ",".join(cells)
     if rng.random() < 0.3:
-        lines[k] = rng.choice(("", ",", lines[0], lines[k] * 2, '"' + lines[k], lines[k] + ",", ";".join(cells), " " * 9))
+        lines[k] = rng.choice(
+            ("", ",", lines[0], lines[k] * 2, '"' + lines[k], lines[k] + ",", ";".join(cells), " " * 9)
+        )
     return "\n".join(lines).encode()
 
 
@@ -510,7 +554,11 @@ def cases(seed: int, trace: Path, share: float):
     packed = zipped({name: npy(x) for name, x in film.items()})
     values = draw.normal(size=(12, 4, 3)).astype(np.float32)
     parts = {"values": values, "lengths": np.arange(12) % 4 + 1, "ids": np.array([f"clip{k}" for k in range(12)], "S9")}
-    arrays = {"array .npy": npy(values), "array .npz": zipped({name: npy(x) for name, x in parts.items()}), "array .h5": h5(parts)}
+    arrays = {
+        "array .npy": npy(values),
+        "array .npz": zipped({name: npy(x) for name, x in parts.items()}),
+        "array .h5": h5(parts),
+    }
     texts = {"table": TABLE, "subtitles .srt": SRT, "subtitles .vtt": VTT, "transcript .txt": TXT, "vision .csv": FACE}
     face = npy(np.c_[np.arange(20) / 10, draw.normal(size=(20, 3))])
 
@@ -562,7 +610,11 @@ def cases(seed: int, trace: Path, share: float):
         yield "pickle", "asks for much memory or time", growing(rng, base, k)
     for _ in times(300):
         yield "pickle", "instructions in any order", soup(rng, base)
-    for damage, change, k in (("cut short", cut, 100), ("bits flipped", flipped, 150), ("bytes lost, doubled or put in", spliced, 60)):
+    for damage, change, k in (
+        ("cut short", cut, 100),
+        ("bits flipped", flipped, 150),
+        ("bytes lost, doubled or put in", spliced, 60),
+    ):
         for _ in times(k):
             yield "npz", damage, change(packed, rng)
     for _ in times(150):
@@ -576,7 +628,11 @@ def cases(seed: int, trace: Path, share: float):
     for k in range(8 if share == 1 else 1):
         yield "npz", "asks for much memory or time", bomb(rng, k)
     for reader, raw in arrays.items():
-        for damage, change in (("cut short", cut), ("bits flipped", flipped), ("bytes lost, doubled or put in", spliced)):
+        for damage, change in (
+            ("cut short", cut),
+            ("bits flipped", flipped),
+            ("bytes lost, doubled or put in", spliced),
+        ):
             for _ in times(40):
                 yield reader, damage, change(raw, rng)
         write = {
@@ -593,7 +649,11 @@ def cases(seed: int, trace: Path, share: float):
     for _ in times(40):
         yield "vision .npy", "declared shape or dtype that lies", lying(rng)
     for reader, text in texts.items():
-        for damage, change in (("cut short", cut), ("bits flipped", flipped), ("bytes lost, doubled or put in", spliced)):
+        for damage, change in (
+            ("cut short", cut),
+            ("bits flipped", flipped),
+            ("bytes lost, doubled or put in", spliced),
+        ):
             for _ in times(50):
                 yield reader, damage, change(text.encode(), rng)
         odd = odd_cues if reader.startswith(("sub", "tra")) else odd_cells
@@ -609,7 +669,11 @@ def right(found) -> str:
     if isinstance(found, np.ndarray):
         return "" if found.ndim == 2 and np.isfinite(found).all() else "not finite"
     if isinstance(found, list):
-        return "" if found and all(cue.text and cue.text.isprintable() and not cue.start >= cue.end for cue in found) else "cues"
+        return (
+            ""
+            if found and all(cue.text and cue.text.isprintable() and not cue.start >= cue.end for cue in found)
+            else "cues"
+        )
     if not isinstance(found, Clips):
         return type(found).__name__
     for name, split in found.splits.items():
@@ -640,13 +704,17 @@ def outcome(reader: str, raw: bytes, folder: Path, trace: Path, seen: list) -> t
             wrong, line = "", str(error)
         except BaseException as error:
             wrong, line = f"{type(error).__name__}: {error}"[:300], None
-    told = [each for each in told if not issubclass(each.category, DeprecationWarning)]  # which Python shows to developers only
+    told = [
+        each for each in told if not issubclass(each.category, DeprecationWarning)
+    ]  # which Python shows to developers only
     if told:
         wrong = wrong or f"a warning: {told[0].message}"[:300]
     if seen or trace.exists() or Path("ran").exists():
         return "ran code", str(seen[:3])
     if wrong:
-        return ("took too much memory" if "MemoryError" in wrong or "alloc" in wrong else "another error, or wrong clips"), wrong
+        return (
+            "took too much memory" if "MemoryError" in wrong or "alloc" in wrong else "another error, or wrong clips"
+        ), wrong
     if line is None:
         return "loaded", ""
     if "MemoryError" in line or "allocate" in line:
@@ -707,7 +775,8 @@ def rows_of(files: list, found: list) -> list[dict]:
         what_damage = "dangerous instructions" if damage.startswith("instruction ") else damage
         table.setdefault((kind, what_damage), Counter())[what] += 1
     return [
-        {"what": f"{kind}: {damage}", "tried": sum(counts.values()), "happened": dict(counts)} for (kind, damage), counts in table.items()
+        {"what": f"{kind}: {damage}", "tried": sum(counts.values()), "happened": dict(counts)}
+        for (kind, damage), counts in table.items()
     ]
 
 
@@ -732,13 +801,24 @@ def main():
             if (what := outcome(reader, raw, folder, trace, []))[0] != "loaded":
                 raise RuntimeError(f"an honest {reader}: {what}")
         found = outcomes(files, folder, trace)
-    rows, bad = rows_of(files, found), [(file, what) for file, what in zip(files, found, strict=True) if what[0] not in GOOD]
-    opcodes = sorted({damage.removeprefix("instruction ") for _, damage, _ in files if damage.startswith("instruction ")})
+    rows, bad = (
+        rows_of(files, found),
+        [(file, what) for file, what in zip(files, found, strict=True) if what[0] not in GOOD],
+    )
+    opcodes = sorted(
+        {damage.removeprefix("instruction ") for _, damage, _ in files if damage.startswith("instruction ")}
+    )
     merge(
         given.out,
         "fuzz",
         {
-            "settings": {"seed": given.seed, "files": len(files), "memory MB": MEMORY >> 20, "seconds": SECONDS, "instructions": opcodes},
+            "settings": {
+                "seed": given.seed,
+                "files": len(files),
+                "memory MB": MEMORY >> 20,
+                "seconds": SECONDS,
+                "instructions": opcodes,
+            },
             "seconds": round(time.perf_counter() - started),
             "rows": rows,
         },

@@ -9,6 +9,7 @@ Text weights are the package's, else those in .cache/gpu, else random ones of th
 wheels in .cache/gpu; without either there is no ratio. The file is written after each part, so a run that is cut leaves what it had;
 a part that fails leaves its message, the next one goes on, and the exit code is 1.
 """
+
 import argparse
 import ast
 import dis
@@ -47,12 +48,26 @@ from dmsil.checkpoints import rounded, write_json  # noqa: E402
 from dmsil.clips import Clips, Split, Steps, Tokens, Vectors  # noqa: E402
 from dmsil.labels import LabelGenerator  # noqa: E402
 from dmsil.objective import multitask_loss  # noqa: E402
-from dmsil.training import Trainer, forward_backward, predict, preset, train_epoch  # noqa: E402
+from dmsil.prediction import predict  # noqa: E402
+from dmsil.presets import preset  # noqa: E402
+from dmsil.trainer import Trainer, forward_backward, train_epoch  # noqa: E402
 
 RESULT = ROOT / "results" / "gpu.json"
 PACKED = ROOT / ".cache" / "gpu"
 PAIRS = (("text", "audio", 0.3), ("text", "vision", -0.3), ("audio", "vision", 0.3))
-UNITS = ("_s", "_ms", "_MB", "_count", "_relative", "_absolute", "_share", "_ratio", "_clips", "_columns", "_min")  # ends of keys
+UNITS = (
+    "_s",
+    "_ms",
+    "_MB",
+    "_count",
+    "_relative",
+    "_absolute",
+    "_share",
+    "_ratio",
+    "_clips",
+    "_columns",
+    "_min",
+)  # ends of keys
 VOCABULARY = 30_522  # word pieces of MiniLM
 CLS = 101  # the one that begins a sentence
 
@@ -62,7 +77,9 @@ class Sizes:
     "How large the parts are."
 
     clips: int = 4096  # drawn for training
-    steps: dict = field(default_factory=lambda: {"audio": (500, 5), "vision": (375, 20)})  # longest, columns: MOSI's shape
+    steps: dict = field(
+        default_factory=lambda: {"audio": (500, 5), "vision": (375, 20)}
+    )  # longest, columns: MOSI's shape
     pieces: int = 50  # the longest sentence
     batch: int = 64  # clips in a timed step
     batches: tuple = (32, 128, 512, 2048, 4096)  # of the throughput
@@ -75,8 +92,20 @@ class Sizes:
     mmsa: tuple = (1284, 229, 686)  # clips beside MMSA
 
 
-SMALL = Sizes(96, {"audio": (12, 5), "vision": (9, 20)}, 9, 16, (16, 32), 2, (384, 2, 12, 96), ((8, 16), (64, 16)), (1_000, 10_000), 4,
-              "aot_eager", (70, 12, 12))
+SMALL = Sizes(
+    96,
+    {"audio": (12, 5), "vision": (9, 20)},
+    9,
+    16,
+    (16, 32),
+    2,
+    (384, 2, 12, 96),
+    ((8, 16), (64, 16)),
+    (1_000, 10_000),
+    4,
+    "aot_eager",
+    (70, 12, 12),
+)
 
 
 @dataclass
@@ -101,6 +130,7 @@ class OutOfTime(BaseException):
 
 # ---------------------------------------------------------------- text weights where the package is not installed
 
+
 def random_text(folder: Path, shape: tuple) -> None:
     "A BERT of a shape with random weights, and a tokenizer that spells words out."
     from tokenizers import BertWordPieceTokenizer
@@ -110,7 +140,14 @@ def random_text(folder: Path, shape: tuple) -> None:
     config = BertConfig(vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                         intermediate_size=inner)  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    special = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # as BERT numbers them
+    special = [
+        "[PAD]",
+        *(f"[unused{i}]" for i in range(99)),
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+    ]  # as BERT numbers them
     letters = [chr(i) for i in range(33, 127)]
     words = [*special, *letters, *(f"##{c}" for c in letters)]
     words += [f"word{i}" for i in range(len(words), VOCABULARY)]
@@ -138,25 +175,45 @@ def pack() -> None:
 
     source, folder = Path(encoders.text_weights()), PACKED / "minilm"
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: w.half() if w.is_floating_point() else w for k, w in load_file(source / "model.safetensors").items()},
-              folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((source / "config.json").read_text()) | {"dtype": "float32", "torch_dtype": "float32"}  # to compute in
+    save_file(
+        {k: w.half() if w.is_floating_point() else w for k, w in load_file(source / "model.safetensors").items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    config = json.loads((source / "config.json").read_text()) | {
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }  # to compute in
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
     platforms = [f"--platform={name}" for name in ("manylinux_2_28_x86_64", "manylinux2014_x86_64")]
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.12"]
-    subprocess.run([*download, *platforms, "--dest", PACKED / "wheels", "MMSA==2.2.1", "pandas==3.0.5", "easydict"], check=True)
+    download = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version=3.12",
+    ]
+    subprocess.run(
+        [*download, *platforms, "--dest", PACKED / "wheels", "MMSA==2.2.1", "pandas==3.0.5", "easydict"], check=True
+    )
     size = sum(path.stat().st_size for path in PACKED.rglob("*") if path.is_file())
     print(f"{PACKED.relative_to(ROOT)}: {size / 1e6:.1f} MB")
 
 
 # ---------------------------------------------------------------- clips and runs
 
+
 def drawn(sizes: Sizes, n: int, seed: int, longest: bool = False) -> Split:
     "Clips of random words and sequences; labels that the first column of audio explains in part."
     g = torch.Generator().manual_seed(seed)
-    lengths = lambda most: torch.full((n,), most) if longest else (torch.rand(n, generator=g) ** 2 * (most - 3)).long() + 3
+    lengths = lambda most: (
+        torch.full((n,), most) if longest else (torch.rand(n, generator=g) ** 2 * (most - 3)).long() + 3
+    )
     L, inputs = lengths(sizes.pieces), {}
     ids = torch.randint(1000, VOCABULARY, (n, sizes.pieces), generator=g)
     ids[:, 0] = CLS
@@ -173,14 +230,28 @@ def drawn_clips(setup: Setup, n: int, double: bool = False) -> Clips:
     return Clips("drawn", *(map(bench._in_double, parts) if double else parts))
 
 
-def made(setup: Setup, clips: Clips, device=None, frozen: bool = False, model: dict | None = None, **changes) -> Trainer:
+def made(
+    setup: Setup, clips: Clips, device=None, frozen: bool = False, model: dict | None = None, **changes
+) -> Trainer:
     "A run with kappa's signs on three pairs; a frozen text encoder is its vectors, drawn."
     if frozen:
-        vectors = lambda part: replace(part, inputs=part.inputs | {"text": Vectors(torch.randn(len(part), setup.sizes.bert[0]))})
+        vectors = lambda part: replace(
+            part, inputs=part.inputs | {"text": Vectors(torch.randn(len(part), setup.sizes.bert[0]))}
+        )
         torch.manual_seed(setup.seed)
         clips = replace(clips, **{name: vectors(part) for name, part in clips.splits.items()})
-    about = {"measure": "kappa", "pairs": PAIRS, "whitening": 0.1, "floor": 0.1, "seed": setup.seed, "batch_size": setup.sizes.batch}
-    run = Trainer(clips, preset("dmsil", text=setup.text, **about | {"device": str(device or setup.device)} | (model or {}) | changes))
+    about = {
+        "measure": "kappa",
+        "pairs": PAIRS,
+        "whitening": 0.1,
+        "floor": 0.1,
+        "seed": setup.seed,
+        "batch_size": setup.sizes.batch,
+    }
+    run = Trainer(
+        clips,
+        preset("dmsil", text=setup.text, **about | {"device": str(device or setup.device)} | (model or {}) | changes),
+    )
     run.model.train()
     return run
 
@@ -200,7 +271,9 @@ DIRECTIVE = re.compile(r"^#\|[ \t]*cuda\b", re.MULTILINE)
 def close(a, b, eps: float = 1e-5) -> None:
     "Every entry nearer than eps."
     a, b = (torch.as_tensor(x).detach().cpu().double() for x in (a, b))
-    assert a.shape == b.shape and bool(((a - b).abs() < eps).all()), f"{(a - b).abs().max().item():.3g} apart, allowed {eps:g}"
+    assert a.shape == b.shape and bool(((a - b).abs() < eps).all()), (
+        f"{(a - b).abs().max().item():.3g} apart, allowed {eps:g}"
+    )
 
 
 def equal(a, b) -> None:
@@ -242,7 +315,10 @@ def needed(before: list[str], cell: str, known: set[str]) -> str:
         for node, reads, binds, late in reversed(nodes):
             if binds & wanted:
                 kept.append(ast.unparse(node))
-                plain = isinstance(node, (ast.Assign, ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)) and not binds & reads
+                plain = (
+                    isinstance(node, (ast.Assign, ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom))
+                    and not binds & reads
+                )
                 wanted = (wanted - binds if plain else wanted) | (reads - known)
                 later |= late - known
         if later <= first:  # what a function reads may be bound after it
@@ -338,7 +414,10 @@ def record(run: Trainer, damage: float = 0.0) -> dict[str, torch.Tensor]:
     run.optimiser.zero_grad(set_to_none=True)
     train_epoch(run)
     run.model.eval()
-    epoch = predict(run.model, run.clips.valid, precision=run.config.precision)[0]["fusion"] / run.clips.valid.labels.std().cpu()
+    epoch = (
+        predict(run.model, run.clips.valid, precision=run.config.precision)[0]["fusion"]
+        / run.clips.valid.labels.std().cpu()
+    )
     found = {"features": torch.cat(list(features.values()), 1), "losses": torch.stack(list(losses.values())), "gradients": gradients,
              "labels": labels, "epoch": epoch}  # fmt: skip
     return {name: x.detach().double().cpu() for name, x in found.items()}
@@ -347,7 +426,10 @@ def record(run: Trainer, damage: float = 0.0) -> dict[str, torch.Tensor]:
 def apart(a: dict, b: dict) -> dict[str, float]:
     """Distances over the size of b. Of labels, which have a pole (P23), the distance that nine in ten keep, over the bound; of predictions
     after an epoch, which are still small, the root mean square over the spread of the true labels."""
-    found = {f"{name}_relative": ((a[name] - b[name]).norm() / b[name].norm()).item() for name in ("features", "losses", "gradients")}
+    found = {
+        f"{name}_relative": ((a[name] - b[name]).norm() / b[name].norm()).item()
+        for name in ("features", "losses", "gradients")
+    }
     found["labels_relative"] = ((a["labels"] - b["labels"]).abs().quantile(0.9) / 3).item()
     return found | {"epoch_relative": (a["epoch"] - b["epoch"]).square().mean().sqrt().item()}
 
@@ -367,7 +449,9 @@ def agreement(setup: Setup, out: dict) -> None:
     out |= {"reference": "the CPU in double precision", "modes": {}, "tolerances": {}}
     for mode, limits in TOLERANCES.items():
         with multiplied(mode):
-            run = made(setup, drawn_clips(setup, n), precision="bfloat16" if mode == "bfloat16" else "float32", **shared)
+            run = made(
+                setup, drawn_clips(setup, n), precision="bfloat16" if mode == "bfloat16" else "float32", **shared
+            )
             found = apart(record(run), exact)
         out["modes"][mode] = found | {"ok": within(found, mode)}
         out["tolerances"][mode] = {f"{name}_relative": most for name, most in limits.items()}
@@ -379,7 +463,16 @@ def agreement(setup: Setup, out: dict) -> None:
 
 # ---------------------------------------------------------------- 3. does a step wait for the device?
 
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim", "unique_consecutive")
+WAITING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+)
 FETCHING = ("cpu", "tolist", "numpy", "item")
 
 
@@ -396,7 +489,9 @@ class Waits(TorchDispatchMode):
     def hold(self, tensors):
         for x in tree_leaves(tensors):
             if isinstance(x, torch.Tensor) and x.numel():
-                self.storages[x.untyped_storage().data_ptr()] = x.untyped_storage()  # held, so that no other tensor gets its place
+                self.storages[x.untyped_storage().data_ptr()] = (
+                    x.untyped_storage()
+                )  # held, so that no other tensor gets its place
 
     def holds(self, x) -> bool:
         return isinstance(x, torch.Tensor) and x.numel() > 0 and x.untyped_storage().data_ptr() in self.storages
@@ -439,7 +534,12 @@ class _Calls(TorchFunctionMode):
         if name in FETCHING and there:
             self.waits.note(name)
         out = func(*args, **kwargs)
-        if name == "to" and isinstance(out, torch.Tensor) and not there and any(_is_device(x) for x in (*args[1:], *kwargs.values())):
+        if (
+            name == "to"
+            and isinstance(out, torch.Tensor)
+            and not there
+            and any(_is_device(x) for x in (*args[1:], *kwargs.values()))
+        ):
             if not kwargs.get("non_blocking"):
                 self.waits.note("a copy that blocks")
             out = out.clone()
@@ -478,7 +578,9 @@ def waits_of(run: Trainer, call) -> list[str]:
     torch.cuda.synchronize()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_, **__: found.append(f"{short(message)} in {place(traceback.extract_stack())}")
+        warnings.showwarning = lambda message, *_, **__: found.append(
+            f"{short(message)} in {place(traceback.extract_stack())}"
+        )
         torch.cuda.set_sync_debug_mode("warn")
         try:
             call()
@@ -527,6 +629,7 @@ def strictly(call) -> bool:
 
 
 # ---------------------------------------------------------------- 4. speed and memory
+
 
 def ms(setup: Setup, call, repeats: int | None = None) -> float:
     "Median milliseconds of a call, until the device has finished."
@@ -618,7 +721,11 @@ def compiled(setup: Setup, out: dict) -> None:
     out |= {"compiler": setup.sizes.compiler, "batch_clips": len(rows)}
     for name in ("frozen", "fine-tuned") if setup.gpu else ("frozen",):
         torch._dynamo.reset()
-        run, start, row = made(setup, drawn_clips(setup, 4 * setup.sizes.batch), frozen=name == "frozen"), perf_counter(), {}
+        run, start, row = (
+            made(setup, drawn_clips(setup, 4 * setup.sizes.batch), frozen=name == "frozen"),
+            perf_counter(),
+            {},
+        )
         out[name] = row
         run.forward = torch.compile(run.model, backend=setup.sizes.compiler)
         guarded(row, "first_step_s", lambda run=run, start=start: step(run, rows) or perf_counter() - start)
@@ -635,10 +742,17 @@ def throughput(setup: Setup, out: dict) -> None:
             for batch in setup.sizes.batches:
                 row = {"text": "frozen" if frozen else "fine-tuned", "precision": precision, "batch_clips": batch}
                 out["rows"].append(row)
-                rows, repeats = torch.randperm(setup.sizes.clips)[:batch], 3 if batch > 1000 else setup.sizes.repeats // 2
+                rows, repeats = (
+                    torch.randperm(setup.sizes.clips)[:batch],
+                    3 if batch > 1000 else setup.sizes.repeats // 2,
+                )
                 if setup.gpu:
                     torch.cuda.reset_peak_memory_stats()
-                guarded(row, "step_ms", lambda run=run, rows=rows, repeats=repeats: ms(setup, lambda: step(run, rows), repeats))
+                guarded(
+                    row,
+                    "step_ms",
+                    lambda run=run, rows=rows, repeats=repeats: ms(setup, lambda: step(run, rows), repeats),
+                )
                 run.optimiser.zero_grad(set_to_none=True)
                 if "step_ms" in row:
                     row["speed_clips_per_s"] = 1000 * batch / row["step_ms"]
@@ -669,7 +783,11 @@ def labels(setup: Setup, out: dict) -> None:
     out["rows"] = []
     for n in setup.sizes.labels:
         y, rows, features = bench._label_task(n, setup.seed)
-        features, rows, row = {s: h.to(setup.device) for s, h in features.items()}, rows.to(setup.device), {"among_clips": n}
+        features, rows, row = (
+            {s: h.to(setup.device) for s, h in features.items()},
+            rows.to(setup.device),
+            {"among_clips": n},
+        )
         for mode in ("selfmm", "robust"):
             generator = LabelGenerator(y, bench.FEATURES, mode=mode).to(setup.device)
             generator.update(features, rows, 1)
@@ -679,6 +797,7 @@ def labels(setup: Setup, out: dict) -> None:
 
 
 # ---------------------------------------------------------------- 5. MMSA's Self-MM on the same device
+
 
 def mmsa_python(setup: Setup) -> tuple[str | None, str]:
     "An interpreter that can import MMSA, or why there is none; the wheels that were brought along are unpacked."
@@ -713,7 +832,9 @@ def mmsa(setup: Setup, out: dict) -> None:
     out["words"] = task["source"]
     gaps = bench.compare(task, pythons, config)
     unit = lambda key: key + ("_share" if key.startswith("within") else "_absolute")
-    out["agreement"] = [{kind: {unit(k): x for k, x in row[kind].items()} for kind in row if kind != "epoch"} for row in gaps]
+    out["agreement"] = [
+        {kind: {unit(k): x for k, x in row[kind].items()} for kind in row if kind != "epoch"} for row in gaps
+    ]
     out["ok"] = all(map(bench.agrees, gaps))
     if not out["ok"]:
         out["skipped"] = "the two programs don't agree, so nothing is timed"
@@ -759,7 +880,11 @@ def meet(setup: Setup, world: int) -> str:
 
 def processes(setup: Setup, out: dict) -> None:
     "One rank must start; NCCL refuses two on one GPU, and says so."
-    out |= {"backend": "nccl" if setup.gpu else "gloo", "one rank": meet(setup, 1), "two ranks on one device": meet(setup, 2)}
+    out |= {
+        "backend": "nccl" if setup.gpu else "gloo",
+        "one rank": meet(setup, 1),
+        "two ranks on one device": meet(setup, 2),
+    }
     out["ok"] = out["one rank"] == "met"
 
 
@@ -808,7 +933,9 @@ def in_time(seconds: float, call) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def measure(device: str, path: Path, parts=tuple(PARTS), minutes: float = 8.0, seed: int = 1111, brought=PACKED, tell=print) -> dict:
+def measure(
+    device: str, path: Path, parts=tuple(PARTS), minutes: float = 8.0, seed: int = 1111, brought=PACKED, tell=print
+) -> dict:
     "Every part in turn; the file is whole after each."
     start, sizes = perf_counter(), SMALL if device == "cpu" else Sizes()
     found = {}
@@ -824,7 +951,10 @@ def measure(device: str, path: Path, parts=tuple(PARTS), minutes: float = 8.0, s
         setup = Setup(torch.device(device), sizes, seed, brought, scratch=Path(scratch))
         torch.manual_seed(seed)
         setup.text, what = text_folder(setup)
-        plain, encoders.text_weights = encoders.text_weights, lambda name="minilm": setup.text if name == "minilm" else name
+        plain, encoders.text_weights = (
+            encoders.text_weights,
+            lambda name="minilm": setup.text if name == "minilm" else name,
+        )
         before = signal.signal(signal.SIGALRM, spent)
         found |= about(setup, what, minutes) | {"parts": {}}
         try:

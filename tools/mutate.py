@@ -20,7 +20,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "mutations.json"
 TESTS = {"covariance": ["tests/test_covariance.py", "-k", "not compiled"], "alignment": ["tests/test_alignment.py"]}
-SKIPPED = {"eps", "seed", "manual_seed", "draw", "randn", "rand", "round", "sum", "mean", "amax", "cat", "empty"}  # tolerances, draws, axes
+SKIPPED = {
+    "eps",
+    "seed",
+    "manual_seed",
+    "draw",
+    "randn",
+    "rand",
+    "round",
+    "sum",
+    "mean",
+    "amax",
+    "cat",
+    "empty",
+}  # tolerances, draws, axes
 TURNED = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 
 
@@ -28,7 +41,10 @@ def variants(node) -> list[ast.AST]:
     "What a node is damaged to."
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         x = node.value
-        return [ast.Constant(y) for y in ((x + 1, x - 1) if type(x) is int or x == int(x) and x < 20 else (1.1 * x, x / 1.1))]
+        return [
+            ast.Constant(y)
+            for y in ((x + 1, x - 1) if type(x) is int or x == int(x) and x < 20 else (1.1 * x, x / 1.1))
+        ]
     if isinstance(node, ast.BinOp) and type(node.op) in TURNED:
         return [ast.BinOp(node.left, TURNED[type(node.op)](), node.right)]
     if isinstance(node, ast.Compare) and type(node.ops[0]) in TURNED:
@@ -47,17 +63,21 @@ def places(node, path=(), scope="") -> list[tuple]:
     scope = getattr(node, "name", scope) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else scope
     found = [(path, scope)] if variants(node) else []
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "slice"): continue
+        if name in ("annotation", "returns", "slice"):
+            continue
         called = isinstance(node, ast.Call) and (getattr(node.func, "attr", None) or getattr(node.func, "id", None))
         children = value if isinstance(value, list) else [value]
         for k, child in enumerate(children):
-            if called in SKIPPED and isinstance(child, ast.Constant): continue
-            if isinstance(child, ast.AST): found += places(child, (*path, (name, k if isinstance(value, list) else None)), scope)
+            if called in SKIPPED and isinstance(child, ast.Constant):
+                continue
+            if isinstance(child, ast.AST):
+                found += places(child, (*path, (name, k if isinstance(value, list) else None)), scope)
     return found
 
 
 def at(tree, path):
-    for name, k in path: tree = getattr(tree, name) if k is None else getattr(tree, name)[k]
+    for name, k in path:
+        tree = getattr(tree, name) if k is None else getattr(tree, name)[k]
     return tree
 
 
@@ -68,26 +88,43 @@ def mutants(source: str) -> list[tuple[str, str]]:
         for new in variants(at(tree, path)):
             damaged = copy.deepcopy(tree)
             name, k = path[-1]
-            setattr(at(damaged, path[:-1]), name, new) if k is None else getattr(at(damaged, path[:-1]), name).__setitem__(k, new)
-            around = next(at(tree, path[:i]) for i in range(len(path), -1, -1) if isinstance(at(tree, path[:i]), (ast.stmt, ast.Module)))
+            setattr(at(damaged, path[:-1]), name, new) if k is None else getattr(
+                at(damaged, path[:-1]), name
+            ).__setitem__(k, new)
+            around = next(
+                at(tree, path[:i])
+                for i in range(len(path), -1, -1)
+                if isinstance(at(tree, path[:i]), (ast.stmt, ast.Module))
+            )
             line = ast.unparse(around).splitlines()[0][:60]
             twin = f"{scope}: {ast.unparse(at(tree, path))[:60]} -> {ast.unparse(new)[:60]} | {line}"
-            while twin in dict(found): twin += "'"
+            while twin in dict(found):
+                twin += "'"
             found.append((twin, ast.unparse(ast.fix_missing_locations(damaged))))
     return found
 
 
 def run_module(name: str, source: str) -> bool:
     "Do the module's tests pass with this source in its place?"
-    import dmsil, hypothesis, pytest  # noqa: E401
-    quick = {"phases": [hypothesis.Phase.explicit, hypothesis.Phase.generate], "suppress_health_check": list(hypothesis.HealthCheck)}
+    import hypothesis
+    import pytest
+
+    import dmsil  # noqa: E401
+
+    quick = {
+        "phases": [hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        "suppress_health_check": list(hypothesis.HealthCheck),
+    }
     hypothesis.settings.register_profile("unshrunk", derandomize=True, database=None, deadline=None, **quick)
     module = types.ModuleType(f"dmsil.{name}")
     module.__file__, module.__package__ = str(ROOT / "dmsil" / f"{name}.py"), "dmsil"
     sys.modules[module.__name__] = module
     exec(compile(source, module.__file__, "exec"), module.__dict__)
     setattr(dmsil, name, module)
-    return pytest.main(["-xq", "-pno:cacheprovider", "-Wignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]]) == 0
+    return (
+        pytest.main(["-xq", "-pno:cacheprovider", "-Wignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]])
+        == 0
+    )
 
 
 def run_claim(number: int, source: str) -> bool:
@@ -104,15 +141,20 @@ def outcome(run, what, source: str, seconds: int) -> str:
     "noticed, survived, or endless, from a process of its own."
     sys.stdout.flush()
     if not (child := os.fork()):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2)
-        try: os._exit(not run(what, source))
-        except BaseException: os._exit(1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        try:
+            os._exit(not run(what, source))
+        except BaseException:
+            os._exit(1)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
-        if done: return "survived" if status == 0 else "noticed"
+        if done:
+            return "survived" if status == 0 else "noticed"
         time.sleep(0.05)
-    os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     return "endless"
 
 
@@ -121,28 +163,49 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="+", help="modules, or claims as P8")
     parser.add_argument("--seconds", type=int, default=120, help="for the tests of one damage")
     parser.add_argument("--again", action="store_true")
-    options = parser.parse_args(); os.chdir(ROOT)
+    options = parser.parse_args()
+    os.chdir(ROOT)
     import claims
 
-    for slow in ("fastcore.test", "hypothesis", "jaxtyping", "matplotlib.pyplot", "pytest", "scipy.integrate", "sympy", "torch"):
+    for slow in (
+        "fastcore.test",
+        "hypothesis",
+        "jaxtyping",
+        "matplotlib.pyplot",
+        "pytest",
+        "scipy.integrate",
+        "sympy",
+        "torch",
+    ):
         importlib.import_module(slow)  # once for all damages
 
     kept = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     for what in options.what:
         number = int(what[1:]) if what[1:].isdigit() else None
         cells = claims.sections()[number]["cells"] if number else []
-        source = "\n\n".join(t for kind, t in cells if kind == "code" and "plt." not in t) or (ROOT / "dmsil" / f"{what}.py").read_text()
+        source = (
+            "\n\n".join(t for kind, t in cells if kind == "code" and "plt." not in t)
+            or (ROOT / "dmsil" / f"{what}.py").read_text()
+        )
         run, arg = (run_claim, number) if number else (run_module, what)
-        if (found := outcome(run, arg, ast.unparse(ast.parse(source)), 600)) != "survived": sys.exit(f"{what}: {found} without a damage")
+        if (found := outcome(run, arg, ast.unparse(ast.parse(source)), 600)) != "survived":
+            sys.exit(f"{what}: {found} without a damage")
         old, todo = kept.get(what, {"noticed": [], "survived": {}}), mutants(source)
         names = [name for name, _ in todo]
         survived = {name: why for name, why in old["survived"].items() if name in names}
         now = kept[what] = {"noticed": [name for name in old["noticed"] if name in names], "survived": survived}
         for name, damaged in todo:
-            if name in (*now["noticed"], *now["survived"]) and not options.again: continue
+            if name in (*now["noticed"], *now["survived"]) and not options.again:
+                continue
             why = now["survived"].pop(name, "")
             now["noticed"] = [n for n in now["noticed"] if n != name]
-            if outcome(run, arg, damaged, options.seconds) == "survived": now["survived"][name] = why
-            else: now["noticed"].append(name)
+            if outcome(run, arg, damaged, options.seconds) == "survived":
+                now["survived"][name] = why
+            else:
+                now["noticed"].append(name)
             OUT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"{what}: {len(now['noticed'])} of {len(todo)} noticed", *map("  {0[0]}   {0[1]}".format, now["survived"].items()), sep="\n")
+        print(
+            f"{what}: {len(now['noticed'])} of {len(todo)} noticed",
+            *map("  {0[0]}   {0[1]}".format, now["survived"].items()),
+            sep="\n",
+        )

@@ -1,4 +1,5 @@
 "README.md from index.ipynb, with nbdev's own processors: python tools/readme.py"
+
 import re
 from pathlib import Path
 

@@ -7,6 +7,7 @@ with no signs, with two and with those two swapped (ten seeds, none of which was
 the same preset, once. Runs that are already in the file are not run again; all of them take about an hour on two idle cores. What a run
 learned stays in .cache/signs, so that `--out` with another name measures it anew without training.
 """
+
 import argparse
 import json
 import math
@@ -19,10 +20,10 @@ import torch
 from torch import nn
 
 import dmsil
-from dmsil import training
+from dmsil import trainer
 from dmsil.checkpoints import rounded, write_json
-from dmsil.combinations import sign_patterns
 from dmsil.pairs import neighbour_information, pair_information
+from dmsil.stack import sign_patterns
 from dmsil.synthetic import Simulation, SyntheticConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +40,12 @@ CACHE = ROOT / ".cache" / "signs"
 
 # ---------------------------------------------------------------- the world, and what can be reached in it
 
+
 def world(seed: int) -> SyntheticConfig:
     "Nine latent directions a modality, seen through 24 orthonormal columns: 2 common, 2 of each of its two pairs, 3 private."
-    return SyntheticConfig(dims=dict.fromkeys(NAMES, 24), pairs=dict.fromkeys(PAIRS, 1.0), k_private=3, nonlinear=False, seed=seed)
+    return SyntheticConfig(
+        dims=dict.fromkeys(NAMES, 24), pairs=dict.fromkeys(PAIRS, 1.0), k_private=3, nonlinear=False, seed=seed
+    )
 
 
 def ceiling(config: SyntheticConfig, a: str, b: str) -> float:
@@ -53,7 +57,9 @@ def floor(config: SyntheticConfig, a: str, b: str, width: int) -> float:
     "The least that `width` linear features of full rank can share: a shared direction goes for each direction left out, the dearest first."
     pairs = config.pairs
     own = pairs.get((a, b), pairs.get((b, a), 0.0))
-    shared = sorted([config.common / config.k_common] * config.k_common + ([own / config.k_pair] * config.k_pair if own else []))
+    shared = sorted(
+        [config.common / config.k_common] * config.k_common + ([own / config.k_pair] * config.k_pair if own else [])
+    )
     dropped = sum(max(0, sum(config.blocks(s).values()) - width) for s in (a, b))
     return float(sum(shared[: max(0, len(shared) - dropped)]))
 
@@ -69,10 +75,15 @@ def label_floor(config: SyntheticConfig, s: str, target: str) -> float:
 def criteria(run: dict, baseline: float, top: float, bottom: float) -> dict[str, bool]:
     "Within 10 % of the optimum: of the ceiling, of the way down to the floor, and of the MAE without alignment."
     share, private = (run["pairs"]["~".join(pair)]["shared"] for pair in SIGNS)
-    return {"share": share >= 0.9 * top, "private": private <= bottom + 0.1 * (top - bottom), "MAE": run["MAE"] <= 1.1 * baseline}
+    return {
+        "share": share >= 0.9 * top,
+        "private": private <= bottom + 0.1 * (top - bottom),
+        "MAE": run["MAE"] <= 1.1 * baseline,
+    }
 
 
 # ---------------------------------------------------------------- what is measured
+
 
 def white(D: torch.Tensor, most: int | None = None) -> torch.Tensor:
     "Uncorrelated coordinates of variance 1, the widest first; directions of no variance are left out."
@@ -100,7 +111,7 @@ def measured(h: dict[str, torch.Tensor], a: str, b: str) -> dict:
     pair = pair_information(h[a], h[b], permutations=100, resamples=200, seed=0)
     bent = pair_information(lifted(h[a]), lifted(h[b]), permutations=19, resamples=100, seed=0)
     u, v = leading(h[a], h[b])
-    line = -0.5 * torch.log1p(-torch.corrcoef(torch.cat([u, v], 1).T)[0, 1] ** 2).item()
+    line = -0.5 * torch.log1p(-(torch.corrcoef(torch.cat([u, v], 1).T)[0, 1] ** 2)).item()
     return {
         "shared": pair.shared, "low": pair.interval[0], "high": pair.interval[1], "null95": pair.null95,
         "kappa": pair.kappa, "verdict": pair.verdict,
@@ -162,34 +173,50 @@ def linear(arm: str, seed: int, steps: int = STEPS, n: int = 4000) -> dict:
 
 CLIPS = (16000, 1000, 4000)
 SHIPPED = {"none": {}, "signed": SIGNS, "swapped": {pair: -weight for pair, weight in SIGNS.items()}}
-PATTERNS = {pattern: {pair: 0.3 * sign for pair, sign in signs.items() if sign} for pattern, signs in sign_patterns(NAMES).items()}
+PATTERNS = {
+    pattern: {pair: 0.3 * sign for pair, sign in signs.items() if sign}
+    for pattern, signs in sign_patterns(NAMES).items()
+}
 
 
-def once_per_seed(labels=training.posterior_labels, kept={}):  # noqa: B006
+def once_per_seed(labels=trainer.posterior_labels, kept={}):  # noqa: B006
     "Posterior labels depend on clips and seed, not on signs: those of the last seed are kept."
+
     def made(inputs, y, groups, seed, floor):
         if (seed, len(y)) not in kept:
             kept.clear()
             kept[seed, len(y)] = labels(inputs, y, groups, seed=seed, floor=floor)
         return kept[seed, len(y)]
+
     return made
 
 
 def trained(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> dict:
     "`dmsil_kappa` with signs and nothing else: its error, and its features of the test clips before and after training."
-    clips, training.posterior_labels = dmsil.synthetic_clips(world(seed), n, seed), once_per_seed()
-    run = dmsil.fit(clips, "dmsil_kappa", pairs=(SHIPPED | PATTERNS)[arm], seed=seed, device="cpu", progress=False, **changes)
+    clips, trainer.posterior_labels = dmsil.synthetic_clips(world(seed), n, seed), once_per_seed()
+    run = dmsil.fit(
+        clips, "dmsil_kappa", pairs=(SHIPPED | PATTERNS)[arm], seed=seed, device="cpu", progress=False, **changes
+    )
     about = {name: run.metrics[name] for name in ("best_epoch", "epochs", "unimodal", "reliability")}
-    return {"MAE": run.metrics["MAE"], "about": about, "before": run.features(trained=False)[0], "after": run.features()[0]}
+    return {
+        "MAE": run.metrics["MAE"],
+        "about": about,
+        "before": run.features(trained=False)[0],
+        "after": run.features()[0],
+    }
 
 
 def shipped(experiment: str, arm: str, seed: int, found: dict) -> dict:
     "What a trained run shares, measured on the test clips."
-    before = {"~".join(pair): pair_information(*(found["before"][s] for s in pair), permutations=0, resamples=20).shared for pair in PAIRS}
+    before = {
+        "~".join(pair): pair_information(*(found["before"][s] for s in pair), permutations=0, resamples=20).shared
+        for pair in PAIRS
+    }
     return record(experiment, arm, seed, found["MAE"], found["after"]) | found["about"] | {"before": before}
 
 
 # ---------------------------------------------------------------- all of it
+
 
 def one(experiment: str, arm: str, seed: int) -> dict:
     "One run, in a process of its own."
@@ -208,7 +235,10 @@ def optimum() -> dict:
     config = world(0)
     return {
         "ceiling": ceiling(config, *PAIRS[0]),
-        "floor": {"linear": floor(config, *PAIRS[1], WIDTH), "preset": 0.0},  # nonlinear features need not keep a linear direction
+        "floor": {
+            "linear": floor(config, *PAIRS[1], WIDTH),
+            "preset": 0.0,
+        },  # nonlinear features need not keep a linear direction
         "label_floor": {target: label_floor(config, "vision", target) for target in ("true", "copy")},
         "bayes_MAE": Simulation(config).bayes_mae(),
     }
@@ -217,11 +247,15 @@ def optimum() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--arms", nargs="+", default=[*LINEAR, *SHIPPED, "patterns"], choices=[*LINEAR, *SHIPPED, "patterns"])
+    parser.add_argument(
+        "--arms", nargs="+", default=[*LINEAR, *SHIPPED, "patterns"], choices=[*LINEAR, *SHIPPED, "patterns"]
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
-    done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    done["machine"] = (
+        f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    )
     done["optimum"] = rounded(optimum())
     order = [("linear", arm, seed) for arm in LINEAR for seed in SEEDS]
     order += [("preset", arm, seed) for seed in SHIPPED_SEEDS for arm in SHIPPED]
@@ -237,7 +271,10 @@ def main() -> None:
             args.out.parent.mkdir(exist_ok=True)
             write_json(args.out, done)
             nats = ", ".join(f"{pair} {reading['shared']}" for pair, reading in run["pairs"].items())
-            print(f"{i}/{len(todo)} {run['experiment']}, {run['arm']}, {run['seed']}: MAE {run['MAE']}; nats {nats}", flush=True)
+            print(
+                f"{i}/{len(todo)} {run['experiment']}, {run['arm']}, {run['seed']}: MAE {run['MAE']}; nats {nats}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 --data holds clips.csv: human labels for text, audio, vision and the whole clip, English text and three encoders' predictions;
 --encoders holds sims_text.npz: two frozen text encoders' vectors of the same clips. About two minutes of CPU time on one core.
 """
+
 import argparse
 import csv
 import os
@@ -32,10 +33,12 @@ NEEDED = ("id", "video_id", "text_en", "mode", "label", "label_T", "label_A", "l
 
 # ---------------------------------------------------------------- the clips
 
+
 def read(folder) -> dict:
     "Valid and test clips for which all three predictions exist."
     path = Path(folder) / "clips.csv"
-    if not path.is_file(): raise FileNotFoundError(f"{folder}: no clips.csv in this folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no clips.csv in this folder")
     with path.open(encoding="utf-8", newline="") as file:
         every = list(csv.DictReader(file))
     if missing := [name for name in NEEDED if not every or name not in every[0]]:
@@ -43,7 +46,8 @@ def read(folder) -> dict:
     held_out = [row for row in every if row["mode"] in ("valid", "test")]
     at = [i for i, row in enumerate(every) if row["mode"] in ("valid", "test") and all(row[name] for name in NEEDED)]
     rows = [every[i] for i in at]
-    if not rows: raise ValueError(f"{path}: no valid or test clip has all of {', '.join(NEEDED)}")
+    if not rows:
+        raise ValueError(f"{path}: no valid or test clip has all of {', '.join(NEEDED)}")
     train = [row for row in every if row["mode"] == "train"]
     trained = {row["video_id"] for row in train}
     numbers = lambda names, rows=rows: np.array([[float(row[name]) for name in names] for row in rows])
@@ -61,9 +65,11 @@ def read(folder) -> dict:
 def encoded(folder, ids) -> np.ndarray:
     "Frozen text vectors of all clips: MPNet on the English translation (768) and multilingual e5 on the Chinese text (384)."
     path = Path(folder) / "sims_text.npz"
-    if not path.is_file(): raise FileNotFoundError(f"{folder}: no sims_text.npz in this folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no sims_text.npz in this folder")
     with np.load(path, allow_pickle=False) as stored:
-        if stored["ids"].tolist() != ids: raise ValueError(f"{path}: other clips, or another order, than clips.csv")
+        if stored["ids"].tolist() != ids:
+            raise ValueError(f"{path}: other clips, or another order, than clips.csv")
         return np.hstack([stored["mpnet_en"], stored["e5_zh"]]).astype(float)
 
 
@@ -79,6 +85,7 @@ def folds(video, k=10, seed=0) -> list:
 
 
 # ---------------------------------------------------------------- features and labels made from them
+
 
 def block(x):
     "Centred features of total variance 1, so that no modality outweighs another in the fused features."
@@ -101,14 +108,20 @@ def ridge_of_other_videos(x, y, video):
 
     out = np.empty(len(y))
     for held in folds(video):
-        search = GridSearchCV(Ridge(), {"alpha": np.logspace(-2, 3, 11)}, cv=GroupKFold(5), scoring="neg_mean_squared_error")
+        search = GridSearchCV(
+            Ridge(), {"alpha": np.logspace(-2, 3, 11)}, cv=GroupKFold(5), scoring="neg_mean_squared_error"
+        )
         out[held] = search.fit(x[~held], y[~held], groups=video[~held]).predict(x[held])
     return out
 
 
 def features(pred, text=None) -> dict:
     "What the generator looks at: three encoders' predictions, or two and other features of the text; fused, they stand side by side."
-    parts = {"text": block(pred[:, :1] if text is None else text), "audio": block(pred[:, 1:2]), "vision": block(pred[:, 2:])}
+    parts = {
+        "text": block(pred[:, :1] if text is None else text),
+        "audio": block(pred[:, 1:2]),
+        "vision": block(pred[:, 2:]),
+    }
     return {"fusion": np.hstack(list(parts.values())), **parts}
 
 
@@ -119,13 +132,16 @@ def feature_sets(clips, words) -> dict:
     return {"prediction": features(pred), "MiniLM": features(pred, words), "MiniLM ridge": features(pred, read_out)}
 
 
-def _distances(gen, F): return centre_distances(F, gen.means(), gen.widths)
+def _distances(gen, F):
+    return centre_distances(F, gen.means(), gen.widths)
+
 
 def _difference(gen, F, rows, once):
     "The difference form, P27 (b), on the coordinate t."
     t, y = axis_coordinate(*_distances(gen, F)), gen.y[0]
     t_all = axis_coordinate(*_distances(gen, gen.stored))[0]
     return y[rows] + y.std() / t_all.std() * (t[1:] - t[0])
+
 
 def _own_line(gen, F, rows, once):
     "P27 (c) with each modality's line fitted to its own t, not to the fused one."
@@ -134,12 +150,16 @@ def _own_line(gen, F, rows, once):
     b = (centred @ y / centred.square().sum(1))[:, None]
     return (gen.y[0].mean() + b * (t - t_all.mean(1, keepdim=True)))[1:]
 
+
 def _fixed(gen, F, rows, once):
     "P27 (c) with all centres made by the sign of y_m, not by the labels that are read off them."
     y = gen.y[0]
-    t = axis_coordinate(*centre_distances(F, torch.stack([gen.stored[y > 0].mean(0), gen.stored[y < 0].mean(0)]), gen.widths))
+    t = axis_coordinate(
+        *centre_distances(F, torch.stack([gen.stored[y > 0].mean(0), gen.stored[y < 0].mean(0)]), gen.widths)
+    )
     gen.line.replace(rows, once, t[0], y[rows].double())
     return gen.line(t[1:])
+
 
 READINGS = {
     "selfmm": ("selfmm", None), "robust": ("robust", None), "difference": ("robust", _difference), "own line": ("robust", _own_line),
@@ -162,6 +182,7 @@ def generate(y_m, F, reading, epochs=EPOCHS, seed=0):
 
 
 # ---------------------------------------------------------------- scores, with videos drawn again
+
 
 class Videos:
     "Scores on all clips (first entry) and on resamples of whole videos (the others)."
@@ -190,7 +211,8 @@ class Videos:
     def partial(self, x, y, given):
         "r of x and y, given a third variable."
         xy, xz, yz = self.r(x, y), self.r(x, given), self.r(y, given)
-        if abs(xz[0]) > 0.9999: return np.zeros_like(xy)  # x is the third variable itself, up to the fold it was fitted in
+        if abs(xz[0]) > 0.9999:
+            return np.zeros_like(xy)  # x is the third variable itself, up to the fold it was fitted in
         return (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
 
     def auc(self, score, positive, negative):
@@ -214,10 +236,14 @@ def simultaneous(differences: dict, level=0.95) -> dict:
     se = d[:, 1:].std(1)
     moves = se > 1e-12  # a reading that is the copy itself has no difference to test
     wide = np.quantile(np.abs((d[moves, 1:] - d[moves, :1]) / se[moves, None]).max(0), level)
-    return {name: [float(d[i, 0]), float(d[i, 0] - wide * se[i]), float(d[i, 0] + wide * se[i])] for i, name in enumerate(names)}
+    return {
+        name: [float(d[i, 0]), float(d[i, 0] - wide * se[i]), float(d[i, 0] + wide * se[i])]
+        for i, name in enumerate(names)
+    }
 
 
 # ---------------------------------------------------------------- what people's labels can tune
+
 
 def least_squares(columns, y):
     "Coefficients of y on 1 and the columns."
@@ -234,7 +260,8 @@ def tuned(kind, y_m, x, y, fit, on):
 def on_other_videos(kind, y_m, x, y, video):
     "`tuned` for every clip, each fitted on the other folds."
     out = np.empty(len(y))
-    for held in folds(video): out[held] = tuned(kind, y_m, x, y, ~held, held)
+    for held in folds(video):
+        out[held] = tuned(kind, y_m, x, y, ~held, held)
     return out
 
 
@@ -253,6 +280,7 @@ def readings(y_m, F, people, video) -> list[dict]:
 
 
 # ---------------------------------------------------------------- why: P22 to P27, counted
+
 
 def shares(x, edges) -> list:
     "Share of values in each bin; what lies outside goes into the first and the last."
@@ -280,6 +308,7 @@ def anatomy(y_m, F, people) -> dict:
 
 
 # ---------------------------------------------------------------- the file
+
 
 def scores(videos, y_m, x, y, test, copy) -> tuple[dict, dict]:
     "One row of the table, and its scores on every resample; `copy` holds those of copying."
@@ -340,6 +369,7 @@ def axes(y_m, F, people) -> dict:
 
 # ---------------------------------------------------------------- posterior labels
 
+
 def prior_of(train) -> Prior:
     "Correlations of the labels that people gave to train clips; rows of `train`: y_m, text, audio, vision."
     return Prior.from_labels(dict(zip(NAMES, torch.as_tensor(train[1:]), strict=True)), torch.as_tensor(train[0]))
@@ -369,7 +399,8 @@ def posterior(clips, text, words) -> dict:
     gains = lambda made: [videos.r(x, y) - videos.r(y_m, y) for x, y in zip(made, people, strict=True)]
     sweep = {s: [] for s in NAMES}
     for rho in RHOS:
-        for s, gain in zip(NAMES, gains(with_prior(Prior(rho))), strict=True): sweep[s].append(interval(gain))
+        for s, gain in zip(NAMES, gains(with_prior(Prior(rho))), strict=True):
+            sweep[s].append(interval(gain))
     over = [posterior_labels(sets[TEXT], y_m, groups, prior, seed).labels.values() for seed in range(SEEDS)]
     between = {" ".join(pair): r for pair, r in prior.between.items()}
     return {
@@ -397,14 +428,24 @@ def against_people(clips, videos, labels) -> list[dict]:
             row, resampled = scores(videos, y_m, x, y, clips["test"], copy)
             tied, miss = y == y_m, np.abs(x - y)
             resampled |= {"RMSE": np.sqrt(videos.mean(miss**2)), "other MAE": videos.mean(miss, ~tied)}
-            row |= {"RMSE": float(resampled["RMSE"][0]), "tied MAE": float(miss[tied].mean()), "other MAE": float(miss[~tied].mean())}
+            row |= {
+                "RMSE": float(resampled["RMSE"][0]),
+                "tied MAE": float(miss[tied].mean()),
+                "other MAE": float(miss[~tied].mean()),
+            }
             if copy:
                 row |= {f"{key} less copy": interval(resampled[key] - copy[key]) for key in ("RMSE", "other MAE")}
                 differences |= {(name, reading, s, key): resampled[key] - copy[key] for key in ("r", "MAE")}
-            if reading == "half": half = resampled
-            if (name, reading) == (TEXT, "posterior"): row["r less half"] = interval(resampled["r"] - half["r"])
-            copy, rows[name, reading, s] = copy or resampled, {"features": name, "reading": reading, "modality": s, **row}
-    for (*at, key), ends in simultaneous(differences).items(): rows[tuple(at)][f"{key} less copy, together"] = ends[1:]
+            if reading == "half":
+                half = resampled
+            if (name, reading) == (TEXT, "posterior"):
+                row["r less half"] = interval(resampled["r"] - half["r"])
+            copy, rows[name, reading, s] = (
+                copy or resampled,
+                {"features": name, "reading": reading, "modality": s, **row},
+            )
+    for (*at, key), ends in simultaneous(differences).items():
+        rows[tuple(at)][f"{key} less copy, together"] = ends[1:]
     return list(rows.values())
 
 
@@ -423,14 +464,18 @@ def few(train, gains, seed=0) -> dict:
     for n in CLIPS:
         drawn = []
         for _ in range(DRAWS):
-            try: drawn.append(gains(prior_of(train[:, rng.choice(train.shape[1], n, replace=False)])))
-            except ValueError: pass
+            try:
+                drawn.append(gains(prior_of(train[:, rng.choice(train.shape[1], n, replace=False)])))
+            except ValueError:
+                pass
         out["refused"].append(DRAWS - len(drawn))
-        for s, g in zip(NAMES, np.array(drawn).T, strict=True): out[s].append([float(g.mean()), *np.quantile(g, [0.05, 0.95]).tolist()])
+        for s, g in zip(NAMES, np.array(drawn).T, strict=True):
+            out[s].append([float(g.mean()), *np.quantile(g, [0.05, 0.95]).tolist()])
     return out
 
 
 # ---------------------------------------------------------------- the whole file
+
 
 def correlations(labels, people) -> dict:
     "r of each modality's labels to people's."
@@ -443,7 +488,9 @@ def measure(clips, text) -> dict:
     sets, by_epoch = feature_sets(clips, words), {}
     for column, (name, k) in COLUMNS.items():
         paths = {reading: generate(y_m, sets[name], reading)[0][:, k] for reading in ("selfmm", "robust")}
-        by_epoch[column] = {reading: [float(np.corrcoef(x, people[k])[0, 1]) for x in path] for reading, path in paths.items()}
+        by_epoch[column] = {
+            reading: [float(np.corrcoef(x, people[k])[0, 1]) for x in path] for reading, path in paths.items()
+        }
     fitted = {**sets["prediction"], "fusion": block(y_m[:, None])}
     last = lambda F, reading, seed=0: correlations(generate(y_m, F, reading, seed=seed)[0][-1], people)
     return {

@@ -63,7 +63,9 @@ class Watch:
 
     @classmethod
     def install(cls):
-        for phase, name in zip(PHASES[1:], ("train_epoch", "_validate", "save_state", "write_csv", "_finish"), strict=True):
+        for phase, name in zip(
+            PHASES[1:], ("train_epoch", "_validate", "save_state", "write_csv", "_finish"), strict=True
+        ):
             setattr(training, name, cls.during(phase, getattr(training, name)))
 
 
@@ -167,7 +169,9 @@ def timed(folder: Path) -> tuple[float, float]:  # seconds to start, and to trai
     return begun, time.perf_counter() - start - begun
 
 
-def killed(folder: Path, kills: int, rng: random.Random, start: float, length: float) -> tuple[int, dict]:  # epochs of the run; counts
+def killed(
+    folder: Path, kills: int, rng: random.Random, start: float, length: float
+) -> tuple[int, dict]:  # epochs of the run; counts
     "One run that is killed at random moments, of its start and, uniformly, of its training, and resumed each time."
     moments = sorted(rng.uniform(0, length) for _ in range(kills - STARTS))
     lives = [("train", b - a) for a, b in zip([0, *moments], moments, strict=False)]
@@ -191,7 +195,12 @@ def killed(folder: Path, kills: int, rng: random.Random, start: float, length: f
             lost += 1
         landed[PHASES[Watch.byte[0]]] += 1
         last, half = now, half + (halves(folder) > 0)
-    return epochs, {"landed": dict(landed), "left a half-written file": half, "checkpoint lost": lost, "epoch at the last kill": last}
+    return epochs, {
+        "landed": dict(landed),
+        "left a half-written file": half,
+        "checkpoint lost": lost,
+        "epoch at the last kill": last,
+    }
 
 
 # ---------------------------------------------------------------- killed between bytes
@@ -370,7 +379,11 @@ def read_only_folder(place: Path, begun: Path, whole: Path, epochs: int) -> list
         shutil.copytree(begun, folder)
         for path in (place, folder, *folder.iterdir()):
             path.chmod(0o755) if os.geteuid() else os.chown(path, NOBODY, NOBODY)
-        lines.append(refused(folder, epochs, place / "locked.log", "Permission denied", before=partial(taken_away, folder, after)))
+        lines.append(
+            refused(
+                folder, epochs, place / "locked.log", "Permission denied", before=partial(taken_away, folder, after)
+            )
+        )
         folder.chmod(0o755)
         goes_on(folder, whole, epochs, place / "locked.log")
     return lines
@@ -381,7 +394,10 @@ def read_only_folder(place: Path, begun: Path, whole: Path, epochs: int) -> list
 
 def soak(kills: int, seed: int, place: Path) -> dict:
     rng, started = random.Random(seed), time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # what is imported late is imported here
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # what is imported late is imported here
         cli.main(["train", *OPTIONS, "--epochs", "1", "--out", str(place / "warm")])
     start, length = timed(place / "measured")
     epochs, counts = killed(place / "killed", kills, rng, start, length)
@@ -443,7 +459,9 @@ def soak(kills: int, seed: int, place: Path) -> dict:
         if ended(child(partial(read_only_mount, disk, begun, 5, told))):
             raise RuntimeError("read-only disk: see above")
         lines = json.loads(told.read_text())
-        rows.append(row("read-only file system", len(lines), {"one line, checkpoint kept": len(lines)}, line=shown(lines[0])))
+        rows.append(
+            row("read-only file system", len(lines), {"one line, checkpoint kept": len(lines)}, line=shown(lines[0]))
+        )
     lines = read_only_folder(place, begun, whole, 5)
     who = "as another user than root" if os.geteuid() == 0 else "chmod"
     rows.append(
@@ -456,7 +474,11 @@ def soak(kills: int, seed: int, place: Path) -> dict:
     )
     return {
         "settings": {"seed": seed, "clips": CLIPS, "epochs": epochs, "options": " ".join(OPTIONS)},
-        "seconds": {"start of a run": round(start, 2), "run": round(length, 1), "all": round(time.perf_counter() - started)},
+        "seconds": {
+            "start of a run": round(start, 2),
+            "run": round(length, 1),
+            "all": round(time.perf_counter() - started),
+        },
         "rows": rows,
     }
 
@@ -477,7 +499,9 @@ def machine() -> str:
 def merge(path: Path, part: str, found: dict):
     "This tool's part of the file; the other's stays."
     both = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, {"machine": machine()} | {name: both[name] for name in ("soak", "fuzz") if name in both} | {part: found})
+    write_json(
+        path, {"machine": machine()} | {name: both[name] for name in ("soak", "fuzz") if name in both} | {part: found}
+    )
 
 
 def main():

@@ -15,22 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dmsil.audio import RATE, place_lines, read_audio, silences, word_times
 from dmsil.checkpoints import load_model, rounded, write_json
 from dmsil.corpora import load_mosi
 from dmsil.metrics import sentiment_metrics
 from dmsil.model import prepare
-from dmsil.recordings import (
-    RATE,
-    features,
-    load_recording,
-    place_lines,
-    read_audio,
-    read_transcript,
-    save_recording,
-    silences,
-    word_times,
-)
-from dmsil.training import evaluate, predict_clips
+from dmsil.prediction import evaluate, predict_clips
+from dmsil.recordings import features, load_recording, save_recording
+from dmsil.transcripts import read_transcript
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "talk.json"
 TALK = (
@@ -99,7 +91,9 @@ def record(voice: Voice, clips, folder: Path, name: str, gap: float = 0.4) -> li
             sound += [x, np.zeros(int(rest * voice.rate), np.float32)]
             place, n = place + len(phrase) + 1, n + len(x) + len(sound[-1])
         truth.append(words)
-        blocks.append(f"{k}\n{clock(start / voice.rate)} --> {clock(n / voice.rate)}\n{' '.join(phrase for phrase, _ in phrases)}\n")
+        blocks.append(
+            f"{k}\n{clock(start / voice.rate)} --> {clock(n / voice.rate)}\n{' '.join(phrase for phrase, _ in phrases)}\n"
+        )
         sound.append(np.zeros(int(gap * voice.rate), np.float32))
         n += len(sound[-1])
     soundfile.write(folder / f"{name}.wav", np.concatenate(sound), voice.rate)
@@ -141,7 +135,12 @@ def line_errors(cues, x) -> np.ndarray:  # seconds
 
 
 def spread(errors: np.ndarray) -> dict:
-    return {"found": len(errors), "mean": float(errors.mean()), "median": float(np.median(errors)), "p90": float(np.percentile(errors, 90))}
+    return {
+        "found": len(errors),
+        "mean": float(errors.mean()),
+        "median": float(np.median(errors)),
+        "p90": float(np.percentile(errors, 90)),
+    }
 
 
 def talk(voice: Voice, folder: Path, run: Path) -> dict:
@@ -166,7 +165,9 @@ def spoken_again(voice: Voice, folder: Path, run: Path) -> dict:
     words = {"silences": silences(x), "silences, noise at 20 dB": silences(noisy), "letters alone": np.zeros((0, 2))}
     model, about = load_model(run)
     real = evaluate(model, prepare(clips, model.config).test, about["clips"]["dataset"])
-    again = sentiment_metrics(np.array([row["prediction"] for row in predict_clips(run, recording.clips)]), clips.test.labels)
+    again = sentiment_metrics(
+        np.array([row["prediction"] for row in predict_clips(run, recording.clips)]), clips.test.labels
+    )
     keep = ("MAE", "Corr", "Has0_acc_2")
     return {
         "clips": len(spoken),
