@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Texts', 'Vectors', 'Steps', 'Tokens', 'Split', 'Clips', 'DataError', 'group_splits', 'synthetic_clips',
-           'missing_notes', 'blank', 'thinned', 'with_missing']
+           'with_missing']
 
 # %% ../nbs/07_clips.ipynb #5614fe05
 import os
@@ -154,6 +154,9 @@ class Split:
     def rows_with(self, *names: str) -> Int[Tensor, " b"]:  # clips that have all of these modalities
         there = [self.present[name] for name in names if name in self.present]
         return torch.stack(there).all(0).nonzero()[:, 0] if there else torch.arange(len(self))
+
+    def complete(self) -> "Split":  # the clips that have every modality
+        return self.take(self.rows_with(*self.inputs)) if self.present else self
 
 # %% ../nbs/07_clips.ipynb #4de777ea
 def _check_present(split: Split) -> None:
@@ -441,7 +444,7 @@ def thinned(
     largest = torch.where(there, draw, -1).amax(1, keepdim=True)
     return there & ((draw >= p) | (draw == largest))
 
-
+# %% ../nbs/07_clips.ipynb #67cdf035
 def with_missing(
     clips: Clips,  # any source
     p: float,  # probability that a modality of a clip is hidden
@@ -455,4 +458,5 @@ def with_missing(
         return replace(split, present=dict(zip(split.inputs, kept.T.contiguous(), strict=True)))
 
     splits = {name: part(k, split) for k, (name, split) in enumerate(clips.splits.items())}
-    return replace(clips, **splits, notes=(*clips.notes, *missing_notes(splits)))
+    truth = {name: mae for name, mae in clips.truth.items() if name != "bayes_mae"}  # that of complete clips
+    return replace(clips, **splits, truth=truth, notes=(*clips.notes, *missing_notes(splits)))
