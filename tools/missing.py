@@ -1,12 +1,12 @@
 """What a run does without a modality: its error for each subset, with and without modality dropout, into results/missing.json.
 
-    python tools/missing.py [--sets simulation mosi interview] [--data FOLDER]
+    python tools/missing.py [--sets simulation mosi interview] [--arms none dropout gaps] [--data FOLDER]
 
 The preset is `dmsil_kappa` as shipped. "none" is told of missing modalities and has never seen one; "dropout" hides each modality of a
 training clip from the fusion with probability 0.3, which was chosen on seeds 101 and 102 of the simulation; "gaps" trains without
 dropout on clips that lack a third of their modalities. The test clips are complete, but for the subset in question. FOLDER holds
-mosi/upstream, encoders/mosi_text.npz and mit_interview. Runs that are in the file are not run again; those of the simulation take about
-fifteen minutes on one core.
+mosi/upstream, encoders/mosi_text.npz and mit_interview. Runs that are in the file are not run again; all of them take
+about forty minutes on one core.
 """
 
 import argparse
@@ -30,8 +30,13 @@ ARMS = {
     "dropout": {"modality_dropout": DROPOUT},
     "gaps": {},
 }
-SEEDS = {"simulation": range(1, 6), "mosi": range(1111, 1116), "interview": range(10)}
-SETS = {"simulation": ("none", "dropout", "gaps"), "mosi": ("none", "dropout"), "interview": ("none", "dropout")}
+SIZES = {"simulation": (4000, 1000, 2000), "simulation, twice the clips": (8000, 1000, 4000)}
+SEEDS = {
+    "simulation": range(1, 6),
+    "simulation, twice the clips": range(11, 16),
+    "mosi": range(1111, 1116),
+    "interview": range(10),
+}
 
 
 def the_clips(name: str, seed: int, folder: Path) -> Clips:
@@ -42,7 +47,7 @@ def the_clips(name: str, seed: int, folder: Path) -> Clips:
         return mosi(folder)
     if name == "interview":
         return load_interview(folder / "mit_interview", fold=seed, folds=10, seed=0)
-    return dmsil.synthetic_clips(seed=seed)
+    return dmsil.synthetic_clips(n=SIZES[name], seed=seed)
 
 
 def with_gaps(clips: Clips, seed: int) -> Clips:
@@ -67,12 +72,13 @@ def main() -> None:
     "Run what is not in the file yet."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=list(SEEDS), choices=list(SEEDS))
+    parser.add_argument("--arms", nargs="+", default=["none", "dropout"], choices=list(ARMS))
     options = parser.parse_args()
     found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"runs": []}
     found |= {"dropout": DROPOUT, "machine": f"{platform.machine()}, torch {torch.__version__.split('+')[0]}"}
     done = {(row["set"], row["arm"], row["seed"]) for row in found["runs"]}
-    jobs = [(name, arm, seed) for name in options.sets for seed in SEEDS[name] for arm in SETS[name]]
+    jobs = [(name, arm, seed) for name in options.sets for seed in SEEDS[name] for arm in options.arms]
     for job in [job for job in jobs if job not in done]:
         found["runs"].append(run(*job, options.data))
         write_json(RESULT, rounded(found))
