@@ -1,4 +1,5 @@
 "The package's metadata stand in settings.ini, once; this reads them."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -22,6 +23,8 @@ setup(
     package_data={"dmsil": ["*.mplstyle", "py.typed"]},
     python_requires=">=" + meta["min_python"],
     install_requires=meta["requirements"].split(),
-    extras_require={name.removesuffix("_requirements"): meta[name].split() for name in meta if name.endswith("_requirements")},
+    extras_require={
+        name.removesuffix("_requirements"): meta[name].split() for name in meta if name.endswith("_requirements")
+    },
     entry_points={"console_scripts": meta["console_scripts"].split("\n")},
 )

@@ -193,7 +193,7 @@ def _heat(axis, rows: dict[str, dict], down: list[str], across: list[str], bette
     "One heat map: better is blue; framed: passed Holm; dotted: passed the flips."
     from matplotlib.patches import Rectangle
 
-    show = lambda word: word.replace("-", "−")
+    show = lambda word: "\n".join(word.replace("-", "−"))  # a sign a line
     values = [[1000 * rows[a + b]["mean"] if a + b in rows else math.nan for b in across] for a in down]
     limit = max((abs(v) for row in values for v in row if not math.isnan(v)), default=1.0) or 1.0
     axis.imshow(values, cmap="RdBu" if better > 0 else "RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -223,12 +223,14 @@ def plot_grid(
     wide = max(3.6, 0.72 * len(names[1]) + 0.8)
     figure, axes = plt.subplots(2, 1, figsize=(wide, 1.5 + 0.62 * len(names[0]) * 2), dpi=76, squeeze=False)
     for axis, reference in zip(axes[:, 0], ("none", "whitening"), strict=True):
-        _heat(axis, _by_cell(found, metric, reference, measure), *names, better=-1 if metric.endswith("MAE") else 1)
+        better, rows = -1 if metric.endswith("MAE") else 1, _by_cell(found, metric, reference, measure)
+        _heat(axis, rows, *names, better)
+        worse = sum(row["mean"] * better < 0 for row in rows.values())
+        against = "no alignment" if reference == "none" else "whitening alone"
         axis.set_title(
-            f"{metric} against {'no alignment' if reference == 'none' else 'whitening alone'}, thousandths",
-            fontsize=9.5,
+            f"{worse} of {len(rows)} patterns have a worse {metric} than {against} (thousandths)", fontsize=9.5
         )
         if down:
             axis.set_ylabel("\n".join(found.pairs[:down]), fontsize=8)
-    axes[1, 0].set_xlabel(", ".join(found.pairs[down:]), fontsize=9)
+    axes[1, 0].set_xlabel("signs, from above: " + ", ".join(found.pairs[down:]), fontsize=9)
     return figure

@@ -68,18 +68,29 @@ def plot_history(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), dpi=76)
     epochs = [row["epoch"] for row in history]
-    left.plot(epochs, [row["valid_MAE"] for row in history], color="C3", label="validation")
+    valid = [row["valid_MAE"] for row in history]
+    left.plot(epochs, valid, color="C3", label="validation")
     left.axvline(best_epoch, color="0.6", lw=1, ls=":")
     if "bayes_MAE" in reference:
         left.axhline(reference["bayes_MAE"], color="0.3", lw=1, ls="--", label="Bayes error")
-    left.set(title="Validation MAE; dotted: weights kept", xlabel="epoch", ylabel="MAE")
-    for name in [key for key in history[0] if key.startswith("train_") and key != "train_total"]:
-        right.plot(epochs, [row[name] for row in history], lw=1.2, label=name.removeprefix("train_"))
-    right.set(title="Terms of the training loss", xlabel="epoch")
+    left.set(title=f"Validation MAE falls to {min(valid):.2f}; dotted: weights kept", xlabel="epoch", ylabel="MAE")
+    for name, terms in _kinds(history[0]).items():
+        right.plot(epochs, [sum(row[term] for term in terms) for row in history], lw=1.8, label=name)
+    right.set(title="The loss, by kind of term", xlabel="epoch")
+    right.set_yscale("symlog", linthresh=0.1)
     left.legend()
-    right.legend(fontsize=7.5, ncols=2)
-    right.set_ylim(top=1.15 * right.get_ylim()[1])
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _kinds(row: dict[str, float]) -> dict[str, list[str]]:
+    "The terms of the loss in a row of history, by kind."
+    terms = [key for key in row if key.startswith("train_") and key != "train_total"]
+    kinds = {"multimodal": [], "unimodal": [], "pairs": [], "whitening": []}
+    for term in terms:
+        name = term.removeprefix("train_")
+        kinds["pairs" if "~" in name else name if name in kinds else "unimodal"].append(term)
+    return {kind: found for kind, found in kinds.items() if found}
 
 # %% ../nbs/16_checkpoints.ipynb #2b40b945
 def tensorboard(

@@ -121,7 +121,9 @@ def _complete(split: Split) -> Split:
     "The clips that have every modality: a verdict is about what they have in common."
     whole = split.complete()
     if len(whole) < len(split):
-        print(f"note: {len(split) - len(whole)} of {len(split)} clips lack a modality and are left out", file=sys.stderr)
+        print(
+            f"note: {len(split) - len(whole)} of {len(split)} clips lack a modality and are left out", file=sys.stderr
+        )
     return whole
 
 
@@ -154,7 +156,7 @@ class Verdict:
     split: Literal["", "test", "valid", "train"] = ""  # which clips; empty: test of a run, all clips otherwise
     data: str = ""  # clips for a run; as it was trained where empty
     clean: bool = False  # as in train
-    group: Literal["video", "clip"] = "video"  # which clips are dealt and resampled together
+    group: Literal["video", "clip"] = "video"  # which clips are split and resampled together
     permutations: int = 200  # shuffles for the null
     seed: int = 0  # of folds, shuffles and resamples
     out: Path | None = None  # JSON file; empty: report.json in a run's folder, else none

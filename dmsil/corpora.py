@@ -46,39 +46,18 @@ _WORDS = f"{_RAW}/stdoo/CMU-MOSI/583da0c7147abc031df0c9c2bd08ba1939b10e75/data"
 
 # %% ../nbs/09_corpora.ipynb #d33cbdc0
 MOSI_FILES = {  # file: SHA-256, address
-    "transcripts.csv": (
-        "e7689e6d70720addd2a6b316419d245a68839c32b014ff426c406063ee777466",
-        f"{_REVIEWS}/transcripts.csv",
-    ),
-    "text_train.csv": (
-        "73770b6302ad0f7a51f4eddcae6788efde4d0b6802e09f78249d5b538d1c1d67",
-        f"{_REVIEWS}/text_train.csv",
-    ),
+    "transcripts.csv": ("e7689e6d70720addd2a6b316419d245a68839c32b014ff426c406063ee777466", f"{_REVIEWS}/transcripts.csv"),
+    "text_train.csv": ("73770b6302ad0f7a51f4eddcae6788efde4d0b6802e09f78249d5b538d1c1d67", f"{_REVIEWS}/text_train.csv"),
     "text_test.csv": ("f3b735070bf07ceff7a6ef6c8f4c32757e988de484e35bd6d38b2aecef851a59", f"{_REVIEWS}/text_test.csv"),
-    "audio_train0.csv": (
-        "5435398a54664e7b00304587dc59ae84a438852be033c2a2fba779588624a2a1",
-        f"{_REVIEWS}/audio/audio_train0.csv",
-    ),
-    "audio_test0.csv": (
-        "ddd17eeefd3d951d51d4e2ef8a0d132652d8161e1886f71eb7262b7a14bffff6",
-        f"{_REVIEWS}/audio/audio_test0.csv",
-    ),
+    "audio_train0.csv": ("5435398a54664e7b00304587dc59ae84a438852be033c2a2fba779588624a2a1", f"{_REVIEWS}/audio/audio_train0.csv"),
+    "audio_test0.csv": ("ddd17eeefd3d951d51d4e2ef8a0d132652d8161e1886f71eb7262b7a14bffff6", f"{_REVIEWS}/audio/audio_test0.csv"),
     "merbench_label.npz": ("09baab4d3004872de622d1b3879ef084d0f8e0bf1ef8d8807e954ae541a42d99", f"{_LABELS}/label.npz"),
-    "CMU_MOSI_ModifiedTimestampedWords.csd": (
-        "181272eb7ea3654941b7834604d0a61314368f4085668afae9f04c42a4610dee",
-        f"{_WORDS}/CMU_MOSI_ModifiedTimestampedWords.csd",
-    ),
-}
+    "CMU_MOSI_ModifiedTimestampedWords.csd": ("181272eb7ea3654941b7834604d0a61314368f4085668afae9f04c42a4610dee", f"{_WORDS}/CMU_MOSI_ModifiedTimestampedWords.csd"),
+}  # fmt: skip
 MOSI_VISION = {  # not part of `load_mosi`: see "Why no vision"
-    "video_train0.csv": (
-        "b6efc0413132d627efd06f67f1706830e775e90af9a75696f535c48dbc73f12f",
-        f"{_REVIEWS}/video/video_train0.csv",
-    ),
-    "video_test0.csv": (
-        "cab836253d81100f59d533fa2ff65cd53c486be3ec9fd82203c5e25a7a77265f",
-        f"{_REVIEWS}/video/video_test0.csv",
-    ),
-}
+    "video_train0.csv": ("b6efc0413132d627efd06f67f1706830e775e90af9a75696f535c48dbc73f12f", f"{_REVIEWS}/video/video_train0.csv"),
+    "video_test0.csv": ("cab836253d81100f59d533fa2ff65cd53c486be3ec9fd82203c5e25a7a77265f", f"{_REVIEWS}/video/video_test0.csv"),
+}  # fmt: skip
 
 # %% ../nbs/09_corpora.ipynb #139832be
 def _fetch(file: str, digest: str, url: str, folder: Path, mirror: str | None) -> Path:

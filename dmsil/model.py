@@ -270,7 +270,9 @@ class MultimodalModel(nn.Module):
         }
         z = {name: align(e[name]) for name, align in self.align.items()}
         read = {name: (z or e)[name] for name in self.modalities}
-        if self.absent is None and not all(mask.all() for masks in (present, shown) if masks for mask in masks.values()):
+        if self.absent is None and not all(
+            mask.all() for masks in (present, shown) if masks for mask in masks.values()
+        ):
             raise ValueError("clips lack a modality; expected a model with missing=True, as modality_dropout makes it")
         e["fusion"] = (
             torch.cat(list(read.values()), 1) if self.absent is None else self.absent(read, shown or present or {})

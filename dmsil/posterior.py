@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .labels import disagreement
+from .readouts import additive_readouts, checked_groups, checked_labels, feature_matrix, folds
 
 # %% ../nbs/05_posterior.ipynb #bf6d4a92
 @dataclass(frozen=True)
@@ -36,175 +36,6 @@ class Prior:
         C = torch.corrcoef(torch.stack([torch.as_tensor(v).double() for v in (*unimodal.values(), y)]))
         between = {(names[i], names[j]): C[i, j].item() for i, j in combinations(range(len(names)), 2)}
         return cls({s: C[i, -1].item() for i, s in enumerate(names)}, between)
-
-# %% ../nbs/05_posterior.ipynb #366a5349
-def _matrix(name: str, x, n: int) -> Float[Tensor, "n d"]:
-    "Features as a matrix in double precision: sequences become mean and deviation over their steps; NaN is missing."
-
-    def moments(v):
-        mean = v.nanmean(-2)
-        return torch.cat([mean, (v - mean.unsqueeze(-2)).square().nanmean(-2).sqrt()], -1)
-
-    ragged = isinstance(x, (list, tuple)) and len(x) > 0 and np.ndim(x[0]) == 2
-    X = torch.stack([moments(_double(v)) for v in x]) if ragged else _double(x)
-    X = moments(X) if X.ndim == 3 else X[:, None] if X.ndim == 1 else X
-    if X.ndim != 2 or len(X) != n:
-        raise ValueError(
-            f"{name}: features of shape {tuple(X.shape)}, expected (n, d) or (n, steps, d) with n = {n}, a row for each label"
-        )
-    if X.isinf().any():
-        row, column = X.isinf().nonzero()[0].tolist()
-        raise ValueError(f"{name}: infinite value in row {row}, column {column}; use NaN for what is missing")
-    return X
-
-
-def _double(x) -> Tensor:
-    return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x.detach().cpu()).double()
-
-# %% ../nbs/05_posterior.ipynb #b2a5e336
-COMPONENTS, BUMPS = 256, 128  # columns of a block at most: principal components, and clips that carry a bump
-
-
-def _standard(X: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n k"], Tensor]:
-    "Columns that vary, standardised and cut at 5 deviations, and which clips have the modality."
-    there = ~X.isnan().all(1)
-    if not there.any():
-        return X[:, :0], there
-    mean = X[there].nanmean(0)
-    X = torch.where(X.isnan(), mean, X) - mean
-    scale = X[there].square().mean(0).sqrt()
-    X = (X / scale)[:, scale > 1e-9 * (1 + mean.abs())].clamp(-5, 5)
-    return (X - X[there].mean(0)) * there[:, None], there
-
-# %% ../nbs/05_posterior.ipynb #2b60a1cf
-def _basis(X: Float[Tensor, "n d"], generator: torch.Generator) -> list[Float[Tensor, "n k"]]:
-    "A linear block and a smooth one; rows without the modality are 0. No label is used."
-    X, there = _standard(X)
-    n, d = int(there.sum()), X.shape[1]
-    if d == 0:
-        return []
-    X = X / math.sqrt(d)
-    if min(n, d) > COMPONENTS or d > n:
-        wide = d > n
-        L, V = torch.linalg.eigh(X[there] @ X[there].T if wide else X.T @ X)
-        V = (X[there].T @ V / L.clamp(min=1e-12).sqrt()) if wide else V
-        X = X @ V[:, L > 1e-9 * L[-1]][:, -COMPONENTS:]
-    Z = X[there][torch.randperm(n, generator=generator)[: min(BUMPS, 32 * d)]]
-    k = lambda A, B: (-torch.cdist(A, B).square() / 2).exp()
-    L = torch.linalg.cholesky(k(Z, Z) + 1e-6 * torch.eye(len(Z), dtype=X.dtype))
-    Phi = torch.linalg.solve_triangular(L, k(X, Z).T, upper=False).T
-    return [X, (Phi - Phi[there].mean(0)) * there[:, None]]
-
-# %% ../nbs/05_posterior.ipynb #7f873dfd
-FOLDS = 5
-
-
-def _split(groups, n: int, seed: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    "A fold and a group number for each clip; no group lies in two folds, and folds are of nearly equal size."
-    g = torch.Generator().manual_seed(seed)
-    names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
-    group = torch.tensor([names[name] for name in groups])
-    count, load = torch.bincount(group), torch.zeros(min(FOLDS, len(names)))
-    fold_of, order = torch.empty(len(names), dtype=torch.long), torch.randperm(len(names), generator=g)
-    for i in order[count[order].argsort(descending=True, stable=True)].tolist():
-        fold_of[i] = load.argmin()
-        load[fold_of[i]] += count[i]
-    return fold_of[group], group
-
-# %% ../nbs/05_posterior.ipynb #b4bcee9c
-class _Ridge:
-    "Ridge regressions of one label on several blocks, with any folds left out."
-
-    def __init__(self, blocks: list[Float[Tensor, "n k"]], y: Float[Tensor, " n"], fold: Int[Tensor, " n"]):
-        one = torch.ones(len(y), 1, dtype=y.dtype)
-        self.Phi, self.y, self.widths = torch.cat([one, *blocks], 1), y, [b.shape[1] for b in blocks]
-        self.rows = [(fold == k).nonzero()[:, 0] for k in range(int(fold.max()) + 1)]
-        self.A = torch.stack([self.Phi[rows].T @ self.Phi[rows] for rows in self.rows])  # ΦᵀΦ of each fold
-        self.b = torch.stack([self.Phi[rows].T @ y[rows] for rows in self.rows])  # Φᵀy
-
-    def fit(self, penalties: list[float], left_out: tuple[int, ...]) -> Float[Tensor, " k"]:
-        "Weights, the intercept first, from all other folds."
-        others = [k for k in range(len(self.rows)) if k not in left_out]
-        A = self.A[others].sum(0)
-        A.diagonal()[1:] += torch.repeat_interleave(torch.tensor(penalties, dtype=A.dtype), torch.tensor(self.widths))
-        return torch.cholesky_solve(self.b[others].sum(0)[:, None], torch.linalg.cholesky(A))[:, 0]
-
-    def error(self, penalties: list[float], left_out: int) -> float:
-        "Squared error of the other folds, each predicted without itself and the fold that is left out; less Σ y², which is no matter."
-        weights = {k: self.fit(penalties, (k, left_out)) for k in range(len(self.rows)) if k != left_out}
-        return sum((w @ self.A[k] @ w - 2 * w @ self.b[k]).item() for k, w in weights.items())
-
-    def penalties(self, left_out: int) -> list[float]:
-        "Penalties that predict best within the other folds."
-        start = [[10.0**k] * len(self.widths) for k in range(-1, 5)]
-        best, chosen = min((self.error(p, left_out), p) for p in start)
-        tolerance = 1e-4 * len(self.y)
-        for factor in (10.0, 3.0):
-            for i in range(len(self.widths)):
-                for step in (factor, 1 / factor):
-                    while 1e-3 < chosen[i] * step < 1e6:
-                        moved = [*chosen[:i], chosen[i] * step, *chosen[i + 1 :]]
-                        if (error := self.error(moved, left_out)) > best - tolerance:
-                            break
-                        best, chosen = error, moved
-        return chosen
-
-# %% ../nbs/05_posterior.ipynb #0cb01f50
-def _addends(ridge: _Ridge) -> Float[Tensor, "n blocks"]:
-    "Each clip's addends, block by block, from a fit that has seen neither the clip nor its group."
-    U = torch.zeros(len(ridge.y), len(ridge.widths), dtype=ridge.y.dtype)
-    for k, rows in enumerate(ridge.rows):
-        w = ridge.fit(ridge.penalties(k), (k,))
-        for j, (Phi, part) in enumerate(
-            zip(ridge.Phi[rows, 1:].split(ridge.widths, 1), w[1:].split(ridge.widths), strict=True)
-        ):
-            U[rows, j] = Phi @ part
-    return U
-
-# %% ../nbs/05_posterior.ipynb #aed2f497
-def additive_readouts(
-    features: dict[str, Float[Tensor, "n d_s"]],  # by modality: arrays, tensors or sequences; rows of NaN are missing
-    y: Float[Tensor, "n"],  # y_m
-    groups=None,  # speaker or video of each clip; a group is never split between fit and read-out
-    seed: int = 0,  # of the folds, and of the clips that carry bumps
-) -> Float[Tensor, "n M"]:  # u_s, in deviations of y_m; 0 where a modality is missing
-    "Cross-fitted addends of y_m ≈ Σ u_s(x_s), one modality a column (P39, P41)."
-    y = _checked_labels(y)
-    y, generator = (y - y.mean()) / y.std(correction=0), torch.Generator().manual_seed(seed)
-    bases = [_basis(_matrix(s, x, len(y)), generator) for s, x in features.items()]
-    fold, _ = _split(_checked_groups(groups, len(y)), len(y), seed)
-    blocks = [block for basis in bases for block in basis]
-    if not blocks:
-        return torch.zeros(len(y), len(bases), dtype=y.dtype)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small systems: a second thread costs more than it brings
-    try:
-        parts = _addends(_Ridge(blocks, y, fold)).split([len(basis) for basis in bases], 1)
-    finally:
-        torch.set_num_threads(threads)
-    return torch.stack([part.sum(1) for part in parts], 1)
-
-
-def _checked_labels(y) -> Float[Tensor, " n"]:
-    y = _double(y)
-    if y.ndim != 1 or len(y) < 20:
-        raise ValueError(f"y: shape {tuple(y.shape)}, expected one label for each of at least 20 clips")
-    if not y.isfinite().all():
-        raise ValueError(
-            f"y: {y[~y.isfinite()][0].item()} in row {(~y.isfinite()).nonzero()[0].item()}, expected a finite label for every clip"
-        )
-    if y.std() == 0:
-        raise ValueError("y: all labels are equal, so nothing can be learned from them")
-    return y
-
-
-def _checked_groups(groups, n: int) -> list:
-    groups = list(range(n)) if groups is None else [g.item() if isinstance(g, Tensor) else g for g in groups]
-    if len(groups) != n or len(set(groups)) < 3:
-        raise ValueError(
-            f"groups: {len(groups)} entries and {len(set(groups))} different groups, expected {n} entries and at least 3 groups"
-        )
-    return groups
 
 # %% ../nbs/05_posterior.ipynb #223ee3d1
 CEILING = 0.98  # the largest reliability that is believed
@@ -289,17 +120,17 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
     raise ValueError(f"prior: no labels of {M} modalities have rho {rho.tolist()}; lower it")
 
 
-def _between(prior: Prior, s: str, t: str, told: Float[Tensor, " r"], usual: Tensor) -> Tensor | float:
+def _between(prior: Prior, s: str, t: str, observed: Float[Tensor, " r"], usual: Tensor) -> Tensor | float:
     "S_st: as given, or what the data tell (first as observed, then resampled), held near the usual value."
     if prior.between is not None:
         given = prior.between if isinstance(prior.between, dict) else {(s, t): prior.between}
         if (s, t) not in given and (t, s) not in given:
             raise ValueError(f"prior: between lacks the pair {(s, t)}")
         return given.get((s, t), given.get((t, s)))
-    if not told.isfinite().all():
+    if not observed.isfinite().all():
         return usual
-    v = told.clamp(-2, 2).var()
-    return usual + SPREAD**2 / (SPREAD**2 + v) * (told[0].clamp(0, 0.95) - usual)
+    v = observed.clamp(-2, 2).var()
+    return usual + SPREAD**2 / (SPREAD**2 + v) * (observed[0].clamp(0, 0.95) - usual)
 
 # %% ../nbs/05_posterior.ipynb #27452ec2
 HEARS = 0.25  # the least reliability with which a modality is asked to share
@@ -323,13 +154,25 @@ class PosteriorLabels:
         for i, (s, label) in enumerate(self.labels.items()):
             k, difference = self.reliability[s], torch.as_tensor(label).double() - torch.as_tensor(self.y).double()
             row = {"modality": s, "kappa": k.kappa, "low": k.low, "high": k.high, "heard": k.heard}
-            row |= {"rho": self.prior[i, -1].item(), "own gain": self.gain[i, i].item(), "gain of y_m": self.gain[i, -1].item()}
+            row |= {
+                "rho": self.prior[i, -1].item(),
+                "own gain": self.gain[i, i].item(),
+                "gain of y_m": self.gain[i, -1].item(),
+            }
             found.append(row | {"mean |d|": difference.abs().mean().item()})
         return found
 
     def table(self) -> str:
         "The rows as a Markdown table."
-        head = ["modality", "κ (95 %)", "corr(u, y_m)", "ρ", "gain of its read-out", "gain of y_m", "mean |label − y_m|"]
+        head = [
+            "modality",
+            "κ (95 %)",
+            "corr(u, y_m)",
+            "ρ",
+            "gain of its read-out",
+            "gain of y_m",
+            "mean |label − y_m|",
+        ]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for row in self.rows():
             kappa = f"{row['kappa']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
@@ -397,12 +240,12 @@ def posterior_labels(
     "Unimodal labels from multimodal ones: cross-fitted additive read-outs and a Gaussian posterior (P37 to P42)."
     if not features:
         raise ValueError("features: empty, expected at least one modality")
-    given, names = _checked_labels(y), list(features)
-    groups = _checked_groups(groups, len(given))
+    given, names = checked_labels(y), list(features)
+    groups = checked_groups(groups, len(given))
     u = additive_readouts(features, y, groups, seed) if readouts is None else readouts
-    there = torch.column_stack([~_matrix(s, x, len(given)).isnan().all(1) for s, x in features.items()])
+    there = torch.column_stack([~feature_matrix(s, x, len(given)).isnan().all(1) for s, x in features.items()])
     mean, scale = given.mean(), given.std(correction=0)
-    _, group = _split(groups, len(given), seed)
+    _, group = folds(groups, len(given), seed)
     G = int(group.max()) + 1
     drawn = torch.randint(G, (400, G), generator=torch.Generator().manual_seed(seed + 1))
     C = _correlations(u, (given - mean) / scale, there, group, torch.cat([torch.arange(G)[None], drawn])).nan_to_num(

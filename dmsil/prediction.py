@@ -91,7 +91,9 @@ def by_subset(
     dataset: str = "mosi",  # convention of the metrics
     precision: str = "float32",  # or "bfloat16"
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
-) -> dict[str, dict[str, Any]]:  # under names such as text+audio: the field's metrics, and how many clips have all of these
+) -> dict[
+    str, dict[str, Any]
+]:  # under names such as text+audio: the field's metrics, and how many clips have all of these
     "The metrics of a split for each subset of the modalities."
     names, M, found = model.modalities, len(model.modalities), {}
     sizes = range(1, M + 1) if M <= MOST else (1, M - 1, M)
@@ -100,7 +102,9 @@ def by_subset(
         if len(part):
             hidden = tuple(s for s in names if s not in subset)
             y_hat, _ = predict(model, part, precision=precision, ranks=ranks, hidden=hidden)
-            found["+".join(subset)] = sentiment_metrics(y_hat["fusion"], part.labels.cpu(), dataset) | {"clips": len(part)}
+            found["+".join(subset)] = sentiment_metrics(y_hat["fusion"], part.labels.cpu(), dataset) | {
+                "clips": len(part)
+            }
     return found
 
 # %% ../nbs/18_prediction.ipynb #3ce66025
@@ -118,7 +122,9 @@ def _without(split: Split, file: str, about: dict, run: str, able: bool) -> Spli
     for s, (kind, width) in specs.items():
         if s not in inputs and (not able or not set(specs) & set(split.inputs)):
             hint = "" if able else "; trained with modality_dropout it would do without"
-            raise DataError.at(file, "", s, f"none among {', '.join(split.inputs)}", f"{s}, which {run} was trained on{hint}")
+            raise DataError.at(
+                file, "", s, f"none among {', '.join(split.inputs)}", f"{s}, which {run} was trained on{hint}"
+            )
         if s not in inputs:
             inputs[s] = Texts(("",) * n) if kind == "tokens" else blank(kind, width, n)
             present[s] = torch.zeros(n, dtype=torch.bool)
@@ -183,7 +189,10 @@ def predict_clips(
 ) -> list[dict]:  # a row a clip: its id, prediction, and what each modality says alone (if it was trained to)
     "What a trained model says about clips to come, on the scale of the labels it was trained with."
     model, about = load_model(run, device)
-    split, where = _fitting(clips, name, about, Path(run).name, columns or {}, model.config.missing), next(model.parameters()).device
+    split, where = (
+        _fitting(clips, name, about, Path(run).name, columns or {}, model.config.missing),
+        next(model.parameters()).device,
+    )
     split = prepare(Clips(name, split, split, split), model.config, where).train.to(where)
     y, _ = predict(model, split)
     number = lambda v: None if v.isnan() else round(float(v), 3)  # nothing, where a modality is missing

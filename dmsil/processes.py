@@ -53,7 +53,7 @@ class Ranks:
             for g, total in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
                 g.copy_(total.view_as(g))
 
-    def told(self, value):
+    def broadcast(self, value):
         "What process 0 says."
         said = [value]
         if self.world > 1:

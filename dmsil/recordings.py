@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .audio import RATE, place_lines, read_audio, silences, timing, voice
+from .camera import vision_columns, vision_of
 from dmsil.clips import (
     Clips,
     DataError,
@@ -38,84 +39,6 @@ from .corpora import open_clips
 from .pickles import checked_clips
 from .tables import clips_from_table, read_table
 from .transcripts import Cue, bad, read_transcript
-from .unpickling import map_npy
-
-# %% ../nbs/11_recordings.ipynb #9a580162
-def _time_column(path: Path, head: list[str]) -> int:
-    at = [k for k, name in enumerate(head) if name.lower() in ("time", "timestamp")]
-    if len(at) != 1:
-        raise bad(path, "heading", f"{len(at)} columns time or timestamp", "one")
-    return at[0]
-
-
-def _vision_csv(path: Path) -> Float[np.ndarray, "m d"]:  # time first
-    "The table, time moved to the front."
-    head, rows, number = read_table(path)
-    at, found = _time_column(path, head), []
-    for line, cells in rows:
-        try:
-            found.append([number(cell) for cell in (cells[at], *cells[:at], *cells[at + 1 :])])
-        except ValueError as error:
-            raise bad(path, f"line {line}", error, "numbers") from None
-    return np.array(found).reshape(len(found), len(head))
-
-
-def vision_columns(
-    path: str | Path,  # as in `read_vision`
-) -> tuple[str, ...]:  # none of an .npy
-    "The names of a user's features."
-    if Path(path).suffix.lower() != ".csv":
-        return ()
-    head = read_table(path)[0]
-    at = _time_column(Path(path), head)
-    return (*head[:at], *head[at + 1 :])
-
-# %% ../nbs/11_recordings.ipynb #78a2b65f
-def read_vision(
-    path: str | Path,  # .csv with a column time or timestamp, or .npy with the time in its first column
-) -> Float[np.ndarray, "m d"]:  # time in seconds, then the features, in order of time
-    "A user's features, a time a row."
-    path = Path(path)
-    if path.suffix.lower() not in (".csv", ".npy"):
-        raise bad(path, "vision", f"a name ending in {path.suffix!r}", ".csv or .npy")
-    try:
-        if path.stat().st_size > 2**29:
-            raise bad(path, "vision", f"{path.stat().st_size} bytes", f"at most {2**29}")
-        values = _vision_csv(path) if path.suffix.lower() == ".csv" else map_npy(path)
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise bad(path, "vision", "no such file", "a table of features") from None
-    except Exception as error:  # whatever a damaged byte leads to
-        raise bad(path, "vision", f"a damaged file ({type(error).__name__}: {error})", "a whole one") from None
-    if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.dtype.kind not in "iuf":
-        raise bad(path, "vision", f"shape {values.shape} of {values.dtype}", "(rows, 1 + d) numbers, time first")
-    values = np.array(values, dtype=np.float64)
-    wrong = np.flatnonzero(~(np.abs(values) < 1e30).all(1))
-    if len(wrong):
-        raise bad(path, "vision", f"a number that is not finite in row {wrong[0]}", "numbers below 1e30")
-    return values[values[:, 0].argsort(kind="stable")]
-
-# %% ../nbs/11_recordings.ipynb #6fed4791
-def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]:  # (steps, d) a cue
-    "The rows of each cue; a row of zeros where there is none."
-    first, last = (np.searchsorted(table[:, 0], [span[k] for span in spans]) for k in (0, 1))
-    none = np.zeros((1, table.shape[1] - 1))
-    return [torch.from_numpy(table[a:b, 1:] if a < b else none).float() for a, b in zip(first, last, strict=True)]
-
-
-def _vision_of(path: Path, spans, last: float, notes: list[str]) -> Steps:
-    "The rows of each cue, if the table's clock is the recording's."
-    found, end = _between(table := read_vision(path), spans), table[-1, 0]
-    lone = sum(bool((rows == 0).all()) for rows in found)
-    clock = f"times from {table[0, 0]:g} to {end:g}"
-    if end > 3 * last + 1:
-        raise bad(path, "vision", clock, f"seconds of a recording of {last:.1f} s")
-    if lone == len(found):
-        raise bad(path, "vision", f"{clock}, and no row that is not 0 in any cue", f"rows from {spans[0][0]:g} s on")
-    if lone:
-        notes.append(f"{path.name}: {lone} of {len(found)} cues have no row; they count as not seen")
-    return sequences(found)
 
 # %% ../nbs/11_recordings.ipynb #69e1ad53
 @dataclass(frozen=True, eq=False)
@@ -220,7 +143,7 @@ def features(
     inputs = {"text": Texts(tuple(cue.text for cue in cues))} | ({"audio": Vectors(voice(x, spans))} if audio else {})
     inputs["timing"] = sequences([timing(cue, quiet) for cue in cues])
     if vision is not None:
-        inputs["vision"] = _vision_of(Path(vision), spans, len(x) / RATE, notes)
+        inputs["vision"] = vision_of(Path(vision), spans, len(x) / RATE, notes)
         columns = {"vision": names} if (names := vision_columns(vision)) else {}
     y, parts = _labelled(Path(labels), cues, notes) if labels is not None else ([math.nan] * len(cues), ())
     name = name or media.stem
@@ -248,7 +171,7 @@ def save_recording(
             tensors[f"inputs.{s}"] = x.values
         if isinstance(x, Steps):
             tensors[f"lengths.{s}"] = x.lengths
-    told = {
+    metadata = {
         "kind": _KIND,
         "name": recording.name,
         "ids": json.dumps(clips.ids),
@@ -259,12 +182,12 @@ def save_recording(
         "notes": json.dumps(recording.notes),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p, told))
+    write_atomic(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p, metadata))
     return path
 
 # %% ../nbs/11_recordings.ipynb #28cfc0f2
-def _strings(told: dict, field: str, n: int | None) -> tuple[str, ...]:
-    values = json.loads(told[field]) if isinstance(told[field], str) else told[field]
+def _strings(metadata: dict, field: str, n: int | None) -> tuple[str, ...]:
+    values = json.loads(metadata[field]) if isinstance(metadata[field], str) else metadata[field]
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise ValueError(f"{field} is no list of strings")
     if n is not None and len(values) != n:
@@ -294,9 +217,9 @@ def _input(tensors: dict, s: str, n: int) -> Vectors | Steps:
     return Steps(values, lengths)
 
 # %% ../nbs/11_recordings.ipynb #ee147615
-def _checked_recording(told: dict, tensors: dict[str, Tensor]) -> Recording:
-    if told.get("kind") != _KIND:
-        raise ValueError(f"kind {str(told.get('kind'))[:30]!r}")
+def _checked_recording(metadata: dict, tensors: dict[str, Tensor]) -> Recording:
+    if metadata.get("kind") != _KIND:
+        raise ValueError(f"kind {str(metadata.get('kind'))[:30]!r}")
     labels, start, end = (tensors[key] for key in ("labels", "start", "end"))
     n = len(labels)
     for key, x in (("labels", labels), ("start", start), ("end", end)):
@@ -304,27 +227,27 @@ def _checked_recording(told: dict, tensors: dict[str, Tensor]) -> Recording:
             raise ValueError(f"{key} has shape {tuple(x.shape)} of {x.dtype}")
     if not ((start >= 0) & (start < end)).all() or (labels.abs() > 3).any():
         raise ValueError("times or labels out of range")
-    ids, texts, parts = _strings(told, "ids", n), _strings(told, "text", n), _strings(told, "parts", None)
+    ids, texts, parts = _strings(metadata, "ids", n), _strings(metadata, "text", n), _strings(metadata, "parts", None)
     if len(set(ids)) < n or len(parts) not in (0, n):
         raise ValueError("an id twice, or splits for other clips")
-    names = _strings(told, "modalities", None)
+    names = _strings(metadata, "modalities", None)
     inputs = {s: Texts(texts) if s == "text" else _input(tensors, s, n) for s in names}
     columns = (
-        {s: _strings(json.loads(told["columns"]), s, None) for s in json.loads(told["columns"])}
-        if "columns" in told
+        {s: _strings(json.loads(metadata["columns"]), s, None) for s in json.loads(metadata["columns"])}
+        if "columns" in metadata
         else {}
     )
     for s, found in columns.items():
         if len(found) != inputs[s].values.shape[-1]:
             raise ValueError(f"{len(found)} names of {s}")
     return Recording(
-        told["name"],
+        metadata["name"],
         start,
         end,
         Split(ids, inputs, labels),
         parts,
         columns,
-        _strings(told, "notes", None) if "notes" in told else (),
+        _strings(metadata, "notes", None) if "notes" in metadata else (),
     )
 
 # %% ../nbs/11_recordings.ipynb #7c7a2ff5

@@ -15,22 +15,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .estimates import MARGIN, Groups, mean_variance, student
 from .interactions import PARTS, Modality, label_interactions
-from .pairs import MARGIN, Pair, Resampled, checked_features, interval95, measured_pair, whitened
+from .pairs import Pair, checked_features, clip_notes, measured_pair, one_side
 
 # %% ../nbs/21_report.ipynb #7eda08c7
 @dataclass(frozen=True)
 class Change:
     "What became of a pair, after minus before, on the same clips."
+
     shared: float  # nats
-    interval: tuple[float, float]  # 95 %, by resampling the clips' own differences
+    interval: tuple[float, float]  # 95 %, from the clips' own differences
+
 
 @dataclass(frozen=True, repr=False)
 class Report:
     "The verdict: what each pair shares, and what each modality knows about the label."
+
     pairs: dict[tuple[str, str], Pair]
     modalities: dict[str, Modality]
     together: float  # nats that all modalities together know about the label
+    together_interval: tuple[float, float]  # 95 %
     clips: int
     groups: int
     margin: float  # nats below which a pair is private
@@ -38,99 +43,186 @@ class Report:
     before: "Report | None" = None  # the same of other features of the same clips, say before training
     change: dict[tuple[str, str], Change] = field(default_factory=dict)
 
-    def to_dict(self) -> dict: return _as_dict(self)
-    def plot(self): return plot_report(self)
-    def __repr__(self) -> str: return _as_text(self)
-    def _repr_html_(self) -> str: return _as_html(self)
+    def to_dict(self) -> dict:
+        return _as_dict(self)
+
+    def plot(self):
+        return plot_report(self)
+
+    def __repr__(self) -> str:
+        return _as_text(self)
+
+    def _repr_html_(self) -> str:
+        return _as_html(self)
 
 # %% ../nbs/21_report.ipynb #8eee1504
-def _notes(cut: dict[str, bool], features: dict[str, Tensor], clips: int) -> tuple[str, ...]:
-    "What a reader of the numbers has to know about these clips."
-    narrow = [f"{s}: {clips} clips are too few for {features[s].shape[1]} directions; only the leading principal components were read, "
-              "and what is shared in the others is not seen" for s, is_cut in cut.items() if is_cut]
-    still = [f"{s}: the features do not vary" for s, D in features.items() if bool((D == D[:1]).all())]
-    return (*narrow, *still)
+def _report(features: dict[str, Tensor], y: Tensor, groups: Groups, settings: dict, margin: float) -> Report:
+    "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
+    from tqdm.auto import tqdm
 
-def _report(features: dict[str, Tensor], y: Tensor, deal: Resampled, permutations: int, margin: float) -> Report:
-    white, cut = whitened(features, deal)
-    pairs = {(a, b): measured_pair(white, cut, features, deal, a, b, permutations, margin) for a, b in combinations(features, 2)}
-    modalities, together = label_interactions(features, white, y, deal, permutations)
-    return Report(pairs, modalities, together, len(y), len(deal.count), margin, _notes(cut, features, len(y)))
+    sides, both = {s: one_side(D, groups) for s, D in features.items()}, list(combinations(features, 2))
+    with tqdm(total=len(both) + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
+        pairs = {}
+        for a, b in both:
+            pairs[a, b] = measured_pair(sides[a], sides[b], groups, **settings, margin=margin)
+            bar.update()
+        modalities, together, ends = label_interactions(features, y, groups, settings["permutations"])
+        bar.update()
+    notes = list(clip_notes(sides, groups))
+    if any(m.bound["together"] for m in modalities.values()):
+        notes.append(
+            f"about the label: {len(y)} clips are too few for all columns of several modalities; only their leading directions were measured"
+        )
+    return Report(pairs, modalities, together, ends, len(y), len(groups.sizes), margin, tuple(notes))
 
 # %% ../nbs/21_report.ipynb #4fdab907
 def information_report(
-    features: dict[str, Float[Tensor, "n d_s"]],  # held-out features by modality; "fusion" is left out, being made of the others
+    features: dict[
+        str, Float[Tensor, "n d_s"]
+    ],  # held-out features by modality; "fusion" is left out, being made of the others
     labels: Float[Tensor, " n"],  # y_m
     groups=None,  # a speaker or video for each clip; None: each clip by itself
     before: dict[str, Float[Tensor, "n d_s"]] | None = None,  # features of the same clips to compare with
-    permutations: int = 200,  # shuffles for the null, 19 or more; 0: no null
-    resamples: int = 1000,  # for the intervals
-    folds: int = 5,  # to fit on all but one, to read on that one
+    permutations: int = 200,  # shuffles for the null, 39 or more; 0: no null, and no verdict
+    resamples: int = 1000,  # for the intervals of correlations and of what is known about the label
+    folds: int = 5,  # for correlations and predictions on clips that were held out
     margin: float = MARGIN,  # nats below which a pair is private
-    seed: int = 0,  # of folds, shuffles and resamples
+    seed: int = 0,  # of shuffles, folds and resamples
 ) -> Report:
     "How much is shared and how much is private, for every pair, and what each modality knows about the label."
-    y = torch.as_tensor(labels).detach().cpu().double()
-    if y.ndim != 1 or not y.isfinite().all(): raise ValueError(f"labels need one finite number a clip, got shape {tuple(y.shape)}")
-    features, deal = checked_features(features, len(y), groups, folds, permutations), Resampled(len(y), groups, folds, resamples, seed)
-    after = _report(features, y, deal, permutations, margin)
-    if before is None: return after
+    y = torch.as_tensor(labels).detach().double()
+    if y.ndim != 1 or not y.isfinite().all():
+        raise ValueError(f"labels need one finite number a clip, got shape {tuple(y.shape)}")
+    features = checked_features(features, len(y), groups, folds, permutations)
+    by, y = Groups(len(y), groups, seed, device := next(iter(features.values())).device), y.to(device)
+    settings = {"permutations": permutations, "resamples": resamples, "folds": folds}
+    after = _report(features, y, by, settings, margin)
+    if before is None:
+        return after
     before = checked_features(before, len(y), groups, folds, permutations)
-    if set(before) != set(features): raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
-    first = _report({s: before[s] for s in features}, y, deal, permutations, margin)
-    return replace(after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], deal) for pair in after.pairs})
+    if set(before) != set(features):
+        raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
+    first = _report({s: before[s] for s in features}, y, by, settings, margin)
+    return replace(
+        after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], by) for pair in after.pairs}
+    )
 
 # %% ../nbs/21_report.ipynb #6124f136
-def _change(first: Pair, then: Pair, deal: Resampled) -> Change:
-    moved = then.clipwise - first.clipwise
-    return Change(then.shared - first.shared, interval95(deal.means(moved)))
+def _change(first: Pair, then: Pair, groups: Groups) -> Change:
+    "The difference, with an interval from the clips' own differences (P35)."
+    moved = (then.clipwise - first.clipwise).to(groups.of.device)
+    half = student(groups) * mean_variance(moved, groups).sqrt().item()
+    return Change(then.shared - first.shared, (moved.mean().item() - half, moved.mean().item() + half))
 
 # %% ../nbs/21_report.ipynb #51283398
 def _as_dict(report: Report) -> dict:
     "Plain dicts, lists and numbers; pairs as 'text~audio'."
+
     def plain(x):
-        if is_dataclass(x): return {f.name: plain(getattr(x, f.name)) for f in fields(x) if f.name not in ("clipwise", "before")}
-        if isinstance(x, dict): return {"~".join(k) if isinstance(k, tuple) else k: plain(v) for k, v in x.items()}
-        if isinstance(x, tuple): return [plain(v) for v in x]
+        if is_dataclass(x):
+            return {f.name: plain(getattr(x, f.name)) for f in fields(x) if f.name not in ("clipwise", "before")}
+        if isinstance(x, dict):
+            return {"~".join(k) if isinstance(k, tuple) else k: plain(v) for k, v in x.items()}
+        if isinstance(x, tuple):
+            return [plain(v) for v in x]
         return x if not isinstance(x, float) else round(x, 6) if math.isfinite(x) else None
+
     return plain(report) | {"before": _as_dict(report.before) if report.before else None}
 
-def _range(ends: tuple[float, float]) -> str: return f"[{ends[0]:.2f}, {ends[1]:.2f}]"
+
+def _range(ends: tuple[float, float]) -> str:
+    "An interval, or a lower bound."
+    return f"≥ {ends[0]:.2f}" if ends[1] == math.inf else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
 
 # %% ../nbs/21_report.ipynb #19772aa6
+def _mark(part: str, bound: dict[str, bool]) -> str:
+    "≈ where what is taken away may be too small as well."
+    return "≈ " if bound["others"] and part != "alone" or bound["alone"] and part in ("redundant", "unique") else ""
+
+
 def _tables(report: Report) -> list[list[list[str]]]:
     "The rows of the two tables, with their headings."
-    pairs = [["pair", "shared (nats)", "95 % interval", "null", *(["before", "change"] if report.before else []), "κ", "verdict"]]
+    some_cut = any(p.bound for p in report.pairs.values())
+    pairs = [
+        [
+            "pair",
+            "shared (nats)",
+            "95 % interval",
+            "null",
+            "normal scores",
+            *(["before", "change"] if report.before else []),
+            "p",
+            *(["variance"] if some_cut else []),
+            "κ",
+            "verdict",
+        ]
+    ]
     for (a, b), p in report.pairs.items():
-        moved = report.change.get((a, b))
-        extra = [f"{report.before.pairs[a, b].shared:.2f}", f"{moved.shared:+.2f} {_range(moved.interval)}"] if moved else []
-        pairs.append([f"{a} – {b}", f"{p.shared:.2f}", _range(p.interval), f"{p.null95:.2f}", *extra, f"{p.kappa:.2f}", p.verdict])
+        moved, read = report.change.get((a, b)), " / ".join(f"{share:.0%}" for share in p.variance_read)
+        extra = (
+            [f"{report.before.pairs[a, b].shared:.2f}", f"{moved.shared:+.2f} {_range(moved.interval)}"]
+            if moved
+            else []
+        )
+        pairs.append(
+            [
+                f"{a} – {b}",
+                f"{p.shared:.2f}",
+                _range(p.interval),
+                f"{p.null95:.2f}",
+                f"{p.copula:.2f}",
+                *extra,
+                f"{p.p:.3f}",
+                *([read] if some_cut else []),
+                f"{p.kappa:.2f}",
+                p.verdict,
+            ]
+        )
     known = [["about the label (nats)", *PARTS]]
     for s, m in report.modalities.items():
-        known.append([s, *(f"{getattr(m, part):.2f} {_range(m.interval[part])}" for part in PARTS)])
+        known.append(
+            [s, *(f"{_mark(part, m.bound)}{getattr(m, part):.2f} {_range(m.interval[part])}" for part in PARTS)]
+        )
     return [pairs, known]
 
+# %% ../nbs/21_report.ipynb #179f40a3
 def _as_text(report: Report) -> str:
     "The two tables in columns of equal width."
     lines = []
     for rows in _tables(report):
         widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows] + [""]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ] + [""]
     return "\n".join([*lines, _caption(report)])
+
 
 def _caption(report: Report) -> str:
     groups = f" in {report.groups} groups" if report.groups < report.clips else ""
-    return "; ".join([f"{report.clips} clips{groups}; together they know {report.together:.2f} nats about the label; private: less than {report.margin:g} nats", *report.notes])
+    mark = "≥ " if any(m.bound["together"] for m in report.modalities.values()) else ""
+    known = f"together they know {mark}{report.together:.2f} nats {_range(report.together_interval)} about the label"
+    return "; ".join(
+        [f"{report.clips} clips{groups}", known, f"private: less than {report.margin:g} nats", *report.notes]
+    )
 
 # %% ../nbs/21_report.ipynb #ea59125e
 def _as_html(report: Report) -> str:
     "The two tables; names are escaped."
-    def row(cells, tag): return "<tr>" + "".join(f"<{tag} style='text-align:left'>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    tables = ["<table>" + row(head, "th") + "".join(row(cells, "td") for cells in body) + "</table>" for head, *body in _tables(report)]
+
+    def row(cells, tag):
+        return (
+            "<tr>" + "".join(f"<{tag} style='text-align:left'>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        )
+
+    tables = [
+        "<table>" + row(head, "th") + "".join(row(cells, "td") for cells in body) + "</table>"
+        for head, *body in _tables(report)
+    ]
     return "".join(tables) + f"<p>{html.escape(_caption(report))}</p>"
 
 # %% ../nbs/21_report.ipynb #2d9a119e
-_COLOURS = {"shares": "C0", "private": "C3", "can't tell": "0.6"}
+_COLOURS = {"shares": "C0", "shares, nonlinearly": "C1", "private": "C3", "can't tell": "0.6"}
+
 
 def _draw_pairs(ax, report: Report) -> None:
     "Modalities on a circle, an edge for each pair: as wide as its nats, coloured by its verdict."
@@ -139,11 +231,34 @@ def _draw_pairs(ax, report: Report) -> None:
     at = {s: (1.25 * math.cos(t), math.sin(t)) for s, t in zip(names, turn, strict=True)}
     for (a, b), p in report.pairs.items():
         (x_a, y_a), (x_b, y_b) = at[a], at[b]
-        ax.plot([x_a, x_b], [y_a, y_b], color=_COLOURS[p.verdict], lw=1 + 6 * min(p.shared, 3), alpha=0.35, solid_capstyle="round")
-        ax.text(0.55 * x_a + 0.45 * x_b, 0.55 * y_a + 0.45 * y_b, f"{p.shared:.2f} nats\n{_range(p.interval)}\n{p.verdict}", ha="center", va="center", fontsize=8.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5})
+        ax.plot(
+            [x_a, x_b],
+            [y_a, y_b],
+            color=_COLOURS[p.verdict],
+            lw=1 + 6 * min(p.shared, 3),
+            alpha=0.35,
+            solid_capstyle="round",
+        )
+        ax.text(
+            0.55 * x_a + 0.45 * x_b,
+            0.55 * y_a + 0.45 * y_b,
+            f"{p.shared:.2f} nats\n{_range(p.interval)}\n{p.verdict}",
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+        )
     for s, (x, y) in at.items():
-        ax.text(x, y, s, ha="center", va="center", color="white", fontsize=10, bbox={"boxstyle": "circle,pad=0.5", "facecolor": "0.35", "edgecolor": "none"})
+        ax.text(
+            x,
+            y,
+            s,
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=10,
+            bbox={"boxstyle": "circle,pad=0.5", "facecolor": "0.35", "edgecolor": "none"},
+        )
     ax.set(xlim=(-1.75, 1.75), ylim=(-1.1, 1.4))
     ax.axis("off")
 
@@ -155,14 +270,17 @@ def _draw_spectrum(ax, pair: Pair, name: str, before: Pair | None) -> None:
     ax.bar(x, pair.canonical_null95, width=0.9, color="0.88", label="chance (95 %)")
     ax.vlines(x, low, high, color=_COLOURS[pair.verdict], lw=2)
     ax.plot(x, pair.canonical, "o", ms=5, color=_COLOURS[pair.verdict], label="after" if before else "measured")
-    if before: ax.plot(range(1, len(before.canonical) + 1), before.canonical, "_", ms=10, color="0.25", label="before")
+    if before:
+        ax.plot(range(1, len(before.canonical) + 1), before.canonical, "_", ms=10, color="0.25", label="before")
     ax.set(title=name, ylim=(-0.15, 1.05), xlabel="direction", xticks=list(x))
+
 
 def plot_report(
     report: Report,  # from `information_report`
 ):  # a matplotlib figure
     "Pairs as a polygon whose edges are nats; below, the canonical correlations of every pair."
     import matplotlib.pyplot as plt
+
     figure = plt.figure(figsize=(7.2, 5.4), dpi=72)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     _draw_pairs(top.subplots(), report)

@@ -42,7 +42,7 @@ def paired_t(
 # %% ../nbs/21_significance.ipynb #937d67d2
 def holm(
     p: list[float],  # p values of a family of tests; nan where there is none
-) -> list[float]:  # adjusted p values: what is below 0.05 is found
+) -> list[float]:  # adjusted p values: a difference below 0.05 passes
     "Holm's step-down correction."
     order = sorted((i for i in range(len(p)) if not math.isnan(p[i])), key=lambda i: p[i])
     adjusted, worst = [math.nan] * len(p), 0.0

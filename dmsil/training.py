@@ -140,7 +140,9 @@ class Run:
         kept, was = ({s: x[rows] for s, x in part.items()} for part in (features, before))
         report = dmsil.information_report(kept, labels[rows], groups, before=was, **options)
         gone = len(split) - len(rows)
-        return replace(report, notes=(*report.notes, f"{gone} of {len(split)} clips lack a modality")) if gone else report
+        return (
+            replace(report, notes=(*report.notes, f"{gone} of {len(split)} clips lack a modality")) if gone else report
+        )
 
     def plot(self):
         "Validation MAE and the terms of the loss over epochs."
@@ -151,11 +153,12 @@ def _validate(run: Trainer) -> dict[str, float]:
     "Validation metrics; remember the weights if they are the best so far."
     model = run.shadow if run.shadow is not None and run.epoch > 1 else run.model
     y_hat, z = predict(model, run.clips.valid, precision=run.config.precision, ranks=run.ranks)
-    valid = run.ranks.told(scores(y_hat, run.clips.valid, run.clips.dataset))
+    valid = run.ranks.broadcast(scores(y_hat, run.clips.valid, run.clips.dataset))
     score = valid["MAE"]
     if run.config.keep == "objective" and run.alignment is not None:
         with torch.no_grad():
-            score += run.ranks.told(run.alignment({s: x.to(run.device) for s, x in z.items()}, run.clips.valid.present).total.item())
+            aligned = run.alignment({s: x.to(run.device) for s, x in z.items()}, run.clips.valid.present)
+            score += run.ranks.broadcast(aligned.total.item())
     if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
         run.best = {"epoch": run.epoch, "score": score, "MAE": valid["MAE"], "weights": weights}
@@ -203,7 +206,7 @@ def _open_folder(run: Trainer, out, resume: bool) -> Path | None:
 def _check_same(run: Trainer) -> None:
     "Processes that train together have the same clips, and start from the same epoch."
     here = {"identity": identity(run), "epoch": run.epoch} if run.ranks.world > 1 else None
-    if run.ranks.told(here) != here:
+    if run.ranks.broadcast(here) != here:
         raise DataError(
             f"process {run.ranks.rank} does not start as process 0 does: all need the same clips, and a folder --out that they share"
         )
@@ -275,7 +278,7 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
             folder / "history.csv", run.history
         )  # again: the last row is missing where the process was killed before it
         write_json(folder / "metrics.json", metrics)
-    run.ranks.told("saved")
+    run.ranks.broadcast("saved")
     pairs = run.alignment.weights if run.alignment is not None else {}
     return Run(
         metrics,

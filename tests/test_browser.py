@@ -22,7 +22,7 @@ def test_formulas_are_counted(text, number):
 def test_every_notebook_in_jupyterlab(capsys):
     counts, wrong = browser.try_lab(claims.pages())
     with capsys.disabled():
-        print("", browser.told(counts))
+        print("", browser.summary(counts))
     assert not wrong, "\n".join(wrong)
     wanted = [cell for page in claims.pages() for cell in browser.expected(page)]
     assert counts["notebooks opened"] == len(claims.pages()) and counts["cells"] == len(wanted)
@@ -60,6 +60,6 @@ def test_faults_are_seen(tmp_path, monkeypatch):
 def test_every_page_of_the_site(capsys):
     counts, wrong = browser.try_site()
     with capsys.disabled():
-        print("", browser.told(counts))
+        print("", browser.summary(counts))
     assert not wrong, "\n".join(wrong)
     assert counts["pages of the site"] > len(claims.pages())

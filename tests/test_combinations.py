@@ -291,7 +291,7 @@ def test_effects_by_hand():
 
 # one command ------------------------------------------------------------------------------------
 
-WORDS = "grid --seeds 1 2 3 --epochs 2 --verdict-seeds 1 --device cpu --permutations 19 --resamples 20".split()
+WORDS = "grid --seeds 1 2 3 --epochs 2 --verdict-seeds 1 --device cpu --permutations 39 --resamples 20".split()
 
 
 def command(*words, start=False, **env):

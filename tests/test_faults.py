@@ -216,7 +216,7 @@ def test_a_report_escapes_what_clips_are_called():
         {evil: D, "b<i>": D + torch.randn(60, 3, generator=g)},
         D[:, 0],
         groups=[f"{evil}{k % 20}" for k in range(60)],
-        permutations=19,
+        permutations=39,
     )
     page = report._repr_html_()
     assert "<script" not in page and "<i>" not in page and "&lt;script&gt;" in page

@@ -18,7 +18,7 @@ from conftest import refused
 
 import dmsil
 import dmsil.recordings as rec
-from dmsil import audio, transcripts
+from dmsil import audio, camera, transcripts
 from dmsil.cli import any_code_page, as_options
 from dmsil.clips import Caution, DataError, Steps, Tokens, Vectors, in_order, one_sided
 from dmsil.encoders import check_tokens, text_weights, tokenize, unreadable
@@ -124,7 +124,7 @@ def test_dialects_of_a_table(tmp_path, content, labels):
 def test_a_decimal_comma_between_commas(tmp_path, content):
     one_line(lambda: labelled(tmp_path, content), "l.csv: line 2: found 3 cells", "decimals take a point")
     (tmp_path / "v.csv").write_text("time;a\n0,5;1,25\n")
-    assert rec.read_vision(tmp_path / "v.csv").tolist() == [[0.5, 1.25]]
+    assert camera.read_vision(tmp_path / "v.csv").tolist() == [[0.5, 1.25]]
     assert read_table(tmp_path / "v.csv")[0] == ["time", "a"]
 
 
@@ -257,9 +257,9 @@ def test_the_clock_of_a_table_of_features(tmp_path):
     spans = [(0.2, 2.4), (3.1, 5.4)]
     for scale, words in ((1000, "seconds of a recording of 6.0 s"), (25, "seconds of a recording")):
         (tmp_path / "v.csv").write_text("time,a\n" + "".join(f"{scale * t},1\n" for t in np.arange(0, 6, 0.2)))
-        one_line(lambda words=words: rec._vision_of(tmp_path / "v.csv", spans, 6.0, []), words)
+        one_line(lambda words=words: camera.vision_of(tmp_path / "v.csv", spans, 6.0, []), words)
     (tmp_path / "v.csv").write_text("time,a\n0.5,1\n")
-    assert len(rec._vision_of(tmp_path / "v.csv", spans, 6.0, notes := [])) == 2
+    assert len(camera.vision_of(tmp_path / "v.csv", spans, 6.0, notes := [])) == 2
     assert notes == ["v.csv: 1 of 2 cues have no row; they count as not seen"]
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -39,15 +40,6 @@ def test_imports_point_upwards(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_what_a_module_imports_is_public(name):
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("dmsil")):
-            assert not [alias.name for alias in node.names if alias.name.startswith("_")], (
-                f"{name}: {ast.unparse(node)}"
-            )
-
-
-@pytest.mark.parametrize("name", MODULES)
 def test_library_needs_no_development_tool(name):
     roots = {module.split(".")[0] for module in imported(name)}
     assert not roots & {"fastcore", "nbdev", "execnb", "IPython", "pytest"}
@@ -64,6 +56,43 @@ def test_public_names_are_documented(name):
         thing = getattr(module, public)
         if callable(thing):
             assert thing.__doc__ and not thing.__doc__.startswith(f"{public}("), f"{name}.{public} has no docstring"
+
+
+PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
+LINES, CELLS, NAMES = 450, 120, 124
+PROOFS = 600  # cells of 01_proofs, which has a section for each claim
+
+
+def count(of, number, most):
+    print(f"{of}: {number}, at most {most}")
+    return number <= most
+
+
+def test_a_module_is_a_room():
+    lines = {name: (ROOT / "dmsil" / f"{name}.py").read_text(encoding="utf-8").count("\n") for name in MODULES}
+    print(f"{len(lines)} modules, {sum(lines.values())} lines")
+    assert all([count(f"lines of {name}", number, LINES) for name, number in lines.items()])
+
+
+def test_a_page_can_be_read_in_one_sitting():
+    cells = {path.stem: len(json.loads(path.read_text(encoding="utf-8"))["cells"]) for path in PAGES}
+    most = {name: PROOFS if name == "01_proofs" else CELLS for name in cells}
+    assert all([count(f"cells of {name}", number, most[name]) for name, number in cells.items()])
+
+
+def test_public_names_are_few():
+    import dmsil
+
+    own = {(name, public) for name in MODULES for public in importlib.import_module(f"dmsil.{name}").__all__}
+    package = set(dmsil.__all__) - {public for _, public in own}
+    assert count("public names", len(own) + len(package), NAMES)
+
+
+def test_no_private_name_crosses_a_module():
+    nodes = [(name, node) for name in MODULES for node in ast.walk(tree(name))]
+    own = [(name, node) for name, node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    private = [f"{name}: {alias.name}" for name, node in own for alias in node.names if alias.name.startswith("_")]
+    assert count("private names imported from another module", len(private), 0), private
 
 
 def test_package_names_exist():
@@ -113,6 +142,14 @@ def test_readme_is_the_index():
     assert pictures and {path: (ROOT / path).read_bytes() for path in pictures} == pictures
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "index_files").iterdir()} == set(pictures)
     assert all(path in text for path in pictures)
+
+
+@pytest.mark.parametrize("words", [("check",), ("format", "--check")], ids=["check", "format"])
+def test_ruff_has_nothing_to_say(words):
+    ruff = Path(sys.executable).parent / "ruff"
+    done = subprocess.run([ruff, *words, "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_settings_and_constraints_agree():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dmsil.cli import main
-from dmsil.posterior import FixedLabels, Prior, additive_readouts, posterior_gain, posterior_labels
+from dmsil.posterior import FixedLabels, Prior, posterior_gain, posterior_labels
+from dmsil.readouts import additive_readouts
 from dmsil.synthetic import Simulation, SyntheticConfig
 
 
@@ -28,10 +29,12 @@ def test_closer_than_the_copy_and_near_the_true_prior(seed, changes):
     simulation, sample = draw(seed, **changes)
     made = posterior_labels(sample.x, sample.y_m)
     truth = {s: simulation.label_correlation(s) for s in simulation.names}
-    told = posterior_labels(sample.x, sample.y_m, prior=Prior(truth, 1 - simulation.config.eta), readouts=made.readouts)
+    posterior = posterior_labels(
+        sample.x, sample.y_m, prior=Prior(truth, 1 - simulation.config.eta), readouts=made.readouts
+    )
     mine, best, copy = (
         off(made.labels, sample),
-        off(told.labels, sample),
+        off(posterior.labels, sample),
         off(dict.fromkeys(sample.y, sample.y_m), sample),
     )
     assert all(mine[s] < 0.8 * copy[s] and mine[s] < 1.15 * best[s] for s in mine)

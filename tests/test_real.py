@@ -46,7 +46,7 @@ def test_a_run_ends_in_a_row(arm, monkeypatch):
 def test_every_committed_run_is_there_once():
     done = json.loads(real.RESULT.read_text())
     keys = sorted((row["set"], row["arm"], row["seed"], row["share"]) for row in done["runs"])
-    wanted = [(name, arm, *job) for name in ("interview", "mmmo", "simulation") for arm, job in real.arms(name)]
+    wanted = [(name, arm, *job) for name in ("mosi", "interview", "mmmo", "simulation") for arm, job in real.arms(name)]
     assert keys == sorted(wanted)
 
 

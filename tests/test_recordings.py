@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import dmsil
 import dmsil.recordings as rec
-from dmsil import audio, transcripts
+from dmsil import audio, camera, transcripts
 from dmsil.clips import DataError, Steps
 from dmsil.corpora import TIMING
 from dmsil.prediction import predict_clips
@@ -354,23 +354,23 @@ def test_without_the_extra(monkeypatch, tmp_path):
 def test_vision_tables_that_are_refused(tmp_path, content, found):
     (tmp_path / "v.csv").write_text(content)
     with pytest.raises(DataError, match=found):
-        rec.read_vision(tmp_path / "v.csv")
+        camera.read_vision(tmp_path / "v.csv")
 
 
 def test_vision_arrays(tmp_path):
     values = np.array([[0.2, 1.0, 2.0], [0.1, 3.0, 4.0]], np.float32)
     np.save(tmp_path / "v.npy", values)
-    assert np.array_equal(rec.read_vision(tmp_path / "v.npy"), values[::-1])
-    rows = rec._between(rec.read_vision(tmp_path / "v.npy"), [(0.0, 0.15), (0.5, 1.0)])
+    assert np.array_equal(camera.read_vision(tmp_path / "v.npy"), values[::-1])
+    rows = camera._between(camera.read_vision(tmp_path / "v.npy"), [(0.0, 0.15), (0.5, 1.0)])
     assert [row.tolist() for row in rows] == [[[3.0, 4.0]], [[0.0, 0.0]]]
     for bad in (np.array([{}, {}], object), np.zeros(3), np.array([["a", "b"]])):
         np.save(tmp_path / "bad.npy", bad, allow_pickle=True)
         with pytest.raises(DataError, match="bad.npy: vision"):
-            rec.read_vision(tmp_path / "bad.npy")
+            camera.read_vision(tmp_path / "bad.npy")
     raw = (tmp_path / "v.npy").read_bytes()
     (tmp_path / "huge.npy").write_bytes(raw.replace(b"(2, 3), }" + b" " * 14, b"(2000000000, 3), }     ", 1))
     with pytest.raises(DataError, match="huge.npy"):
-        rec.read_vision(tmp_path / "huge.npy")
+        camera.read_vision(tmp_path / "huge.npy")
 
 
 # ---- saved recordings

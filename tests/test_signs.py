@@ -9,12 +9,12 @@ import torch
 
 from dmsil.synthetic import Simulation, SyntheticConfig
 
-CONFIG = signs.world(0)
+CONFIG = signs.simulated(0)
 TOP = 2.0
 
 
 def shared(P_t, P_v):
-    "Nats between x_t seen through the rows of P_t and x_v seen through those of P_v, from the world's own cross-covariance."
+    "Nats between x_t seen through the rows of P_t and x_v seen through those of P_v, from the simulation's own cross-covariance."
     sim = Simulation(CONFIG)
     r = {block: math.sqrt(1 - math.exp(-2 * nats / 2)) for block, nats in (("common", CONFIG.common), ("pair", 1.0))}
     names = {s: [block for block, k in CONFIG.blocks(s).items() for _ in range(k)] for s in sim.names}

@@ -406,7 +406,7 @@ def try_site(folder: Path = SITE) -> tuple[Counter, list[str]]:
     return counts, wrong
 
 
-def told(counts: Counter) -> str:
+def summary(counts: Counter) -> str:
     "Counts in a line."
     return ", ".join(f"{what}: {n}" for what, n in counts.items())
 
@@ -434,7 +434,7 @@ def main(words: list[str]) -> int:
         print("the documentation site is not built (make docs): not looked at")
     for line in wrong:
         print(line)
-    print(f"{told(counts)}, errors: {len(wrong)}; {time.monotonic() - start:.0f} s")
+    print(f"{summary(counts)}, errors: {len(wrong)}; {time.monotonic() - start:.0f} s")
     return bool(wrong)
 
 

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from signs import SIGNS, world
+from signs import SIGNS, simulated
 from torch import nn
 
 import dmsil
@@ -156,14 +156,14 @@ def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), 
     "One run: errors, and the nats that each signed pair shares where it is aligned and in what the fusion reads."
     torch.set_num_threads(1)
     trainer.MultimodalModel = WIRINGS[wiring]
-    clips = dmsil.synthetic_clips(world(seed), n, seed)
+    clips = dmsil.synthetic_clips(simulated(seed), n, seed)
     run = dmsil.fit(clips, "dmsil_kappa", pairs=SIGNS, seed=seed, device="cpu", progress=False, **changes)
     z = run.features()[0]
     with torch.no_grad():
         e = {s: encoder(run.clips.test.inputs[s]) for s, encoder in run.model.eval().encoders.items()}
     read = e if wiring == "fusion on encodings" else z
     nats = lambda x: {
-        "~".join(p): pair_information(*(x[s] for s in p), permutations=19, resamples=20).shared for p in SIGNS
+        "~".join(p): pair_information(*(x[s] for s in p), permutations=39, resamples=20).shared for p in SIGNS
     }
     errors = {"MAE": run.metrics["MAE"], "unimodal": run.metrics["unimodal"], "bayes_MAE": clips.truth["bayes_mae"]}
     return {"wiring": wiring, "seed": seed} | errors | {"aligned": nats(z), "read": nats(read)}

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from soak import RESULT, merge
 
+from dmsil.camera import read_vision
 from dmsil.clips import Clips, DataError, Steps, Tokens
 from dmsil.corpora import load_mmmo
 from dmsil.pickles import load_clips
-from dmsil.recordings import read_vision
 from dmsil.tables import clips_from_table
 from dmsil.transcripts import read_transcript
 

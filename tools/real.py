@@ -5,6 +5,7 @@
 FOLDER holds mosi/upstream, encoders/mosi_text.npz, mit_interview and mmmo. Presets are as shipped but for the cap on epochs: patience on
 the validation clips ends a run. Runs that are already in the file are not run again; all of them take about an hour on two idle cores.
 """
+
 import argparse
 import csv
 import json
@@ -56,6 +57,7 @@ RATINGS = {
 
 # ---------------------------------------------------------------- the clips
 
+
 def mosi(folder: Path) -> Clips:
     "CMU-MOSI with frozen text: MiniLM, MPNet and VADER beside one another, every column with mean 0 and deviation 1 over train, cut at ±5."
     kept = CACHE / "mosi.pt"
@@ -64,11 +66,16 @@ def mosi(folder: Path) -> Clips:
         stored = np.load(folder / "encoders" / "mosi_text.npz")
         at = {name: row for row, name in enumerate(stored["ids"].tolist())}
         more = torch.from_numpy(np.hstack([stored["mpnet"], stored["vader"]]).astype(np.float32))
-        text = {n: torch.cat([p.inputs["text"].values, more[[at[i] for i in p.ids]]], 1) for n, p in clips.splits.items()}
+        text = {
+            n: torch.cat([p.inputs["text"].values, more[[at[i] for i in p.ids]]], 1) for n, p in clips.splits.items()
+        }
         mean, std = text["train"].mean(0), text["train"].std(0).clamp(min=1e-6)
         ready = {n: Vectors(((x - mean) / std).clamp(-5, 5)) for n, x in text.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(replace(clips, **{n: replace(p, inputs=p.inputs | {"text": ready[n]}) for n, p in clips.splits.items()}), kept)
+        torch.save(
+            replace(clips, **{n: replace(p, inputs=p.inputs | {"text": ready[n]}) for n, p in clips.splits.items()}),
+            kept,
+        )
     return torch.load(kept, weights_only=False)  # written just above
 
 
@@ -78,7 +85,9 @@ def fewer(clips: Clips, share: float, seed: int) -> Clips:
     rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: round(share * n)].sort().values
     part = clips.train
     inputs = {s: x.take(rows) for s, x in part.inputs.items()}
-    return replace(clips, train=Split(tuple(part.ids[i] for i in rows), inputs, part.labels[rows])) if share < 1 else clips
+    return (
+        replace(clips, train=Split(tuple(part.ids[i] for i in rows), inputs, part.labels[rows])) if share < 1 else clips
+    )
 
 
 def the_clips(name: str, folder: Path, seed: int, share: float) -> Clips:
@@ -95,6 +104,7 @@ def the_clips(name: str, folder: Path, seed: int, share: float) -> Clips:
 
 
 # ---------------------------------------------------------------- what simple models reach
+
 
 def ridge(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     "Ridge regression; its strength by leave-one-out on the training clips."
@@ -133,6 +143,7 @@ def scores(y_hat, clips: Clips) -> dict:
 
 # ---------------------------------------------------------------- training
 
+
 def jobs(name: str) -> list[tuple[int, float]]:
     "Seeds and shares of the training labels."
     if name == "mosi":
@@ -153,9 +164,16 @@ def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
     clips = the_clips(name, folder, seed, share)
     preset, changes = ARMS[arm]
     run = dmsil.fit(clips, preset, seed=seed, device="cpu", progress=False, **LONG, **changes)
-    row = {"set": name, "arm": arm, "seed": seed, "share": share} | scores(dmsil.predict(run.model, run.clips.test)[0]["fusion"], clips)
+    row = {"set": name, "arm": arm, "seed": seed, "share": share} | scores(
+        dmsil.predict(run.model, run.clips.test)[0]["fusion"], clips
+    )
     m = run.metrics
-    row |= {"valid_MAE": m["valid"]["MAE"], "unimodal": m["unimodal"], "best_epoch": m["best_epoch"], "epochs": m["epochs"]}
+    row |= {
+        "valid_MAE": m["valid"]["MAE"],
+        "unimodal": m["unimodal"],
+        "best_epoch": m["best_epoch"],
+        "epochs": m["epochs"],
+    }
     if run.posterior is not None:
         row["kappa"] = {s: k.kappa for s, k in run.posterior.reliability.items()}
         row["measured"] = ["~".join(pair) for pair in run.posterior.to_share()]
@@ -164,11 +182,15 @@ def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
 
 # ---------------------------------------------------------------- the interviews: labels beside ratings that lean on one modality
 
+
 def rated(folder: Path) -> dict[str, dict[str, float]]:
     "All ratings, by interview."
     with (folder / "mit_interview" / "clips.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {f"{row['person']}_{row['session']}": {name: float(row[name]) for names in RATINGS.values() for name in names} for row in rows}
+    return {
+        f"{row['person']}_{row['session']}": {name: float(row[name]) for names in RATINGS.values() for name in names}
+        for row in rows
+    }
 
 
 def interview_labels(folder: Path, resamples: int = 2000) -> dict:
@@ -185,26 +207,46 @@ def interview_labels(folder: Path, resamples: int = 2000) -> dict:
 
     def r(a, b, w):
         centred = [v - (w * v).sum(-1, keepdims=True) / w.sum(-1, keepdims=True) for v in (a, b)]
-        return (w * centred[0] * centred[1]).sum(-1) / np.sqrt((w * centred[0] ** 2).sum(-1) * (w * centred[1] ** 2).sum(-1))
+        return (w * centred[0] * centred[1]).sum(-1) / np.sqrt(
+            (w * centred[0] ** 2).sum(-1) * (w * centred[1] ** 2).sum(-1)
+        )
 
     rows, ratings = [], rated(folder)
     for s in clips.modalities:
         for name in (name for names in RATINGS.values() for name in names):
             rating = np.array([ratings[i][name] for i in ids])
-            label, copy, readout = (np.asarray(v, float) for v in (made.labels[s], y, made.readouts[:, list(clips.modalities).index(s)]))
+            label, copy, readout = (
+                np.asarray(v, float) for v in (made.labels[s], y, made.readouts[:, list(clips.modalities).index(s)])
+            )
             once = np.ones(len(y))
-            found = {"posterior": r(label, rating, once), "copy": r(copy, rating, once), "read-out": r(readout, rating, once)}
+            found = {
+                "posterior": r(label, rating, once),
+                "copy": r(copy, rating, once),
+                "read-out": r(readout, rating, once),
+            }
             gain = r(label, rating, times) - r(copy, rating, times)
-            rows.append({"modality": s, "rating": name} | {k: float(v) for k, v in found.items()} | {"gain": np.quantile(gain, [0.025, 0.975]).tolist()})
+            rows.append(
+                {"modality": s, "rating": name}
+                | {k: float(v) for k, v in found.items()}
+                | {"gain": np.quantile(gain, [0.025, 0.975]).tolist()}
+            )
     report = dmsil.information_report(X, y, people)
     pairs = {"~".join(names): {"shared": pair.shared, "interval": pair.interval, "null95": pair.null95, "verdict": pair.verdict}
              for names, pair in report.pairs.items()}  # fmt: skip
     kappa = {s: [k.kappa, k.low, k.high] for s, k in made.reliability.items()}
     labels = dict(zip(ids, y.tolist(), strict=True))
-    return {"clips": len(y), "people": int(person.max()) + 1, "labels": labels, "kappa": kappa, "ratings": rows, "verdict": pairs}
+    return {
+        "clips": len(y),
+        "people": int(person.max()) + 1,
+        "labels": labels,
+        "kappa": kappa,
+        "ratings": rows,
+        "verdict": pairs,
+    }
 
 
 # ---------------------------------------------------------------- all of it
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,7 +256,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": [], "baselines": []}
-    done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    done["machine"] = (
+        f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
+    )
     if "interview" in args.sets:
         done["interview"] = rounded(interview_labels(args.data))
     for name in args.sets:
@@ -231,7 +275,10 @@ def main() -> None:
             done["runs"] = sorted([*done["runs"], run], key=lambda row: order.index(key(row)))
             write_json(args.out, done)
             mae = run["MAE"] if "MAE" in run else run["metrics"]["MAE"]
-            print(f"{i}/{len(todo)} {', '.join(map(str, key(run)))}: MAE {mae}, best epoch {run['best_epoch']}", flush=True)
+            print(
+                f"{i}/{len(todo)} {', '.join(map(str, key(run)))}: MAE {mae}, best epoch {run['best_epoch']}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

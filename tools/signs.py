@@ -1,4 +1,4 @@
-"""Does the module do what its signs say? In a world known in nats text and audio are to share, text and vision to keep apart.
+"""Does the module do what its signs say? In a simulation whose nats are known text and audio are to share, text and vision to keep apart.
 
     python tools/signs.py [--workers 2] [--out FILE] [--arms none signed]
 
@@ -38,10 +38,10 @@ PATTERN_CLIPS = (8000, 1000, 4000)
 CACHE = ROOT / ".cache" / "signs"
 
 
-# ---------------------------------------------------------------- the world, and what can be reached in it
+# ---------------------------------------------------------------- the simulation, and what can be reached in it
 
 
-def world(seed: int) -> SyntheticConfig:
+def simulated(seed: int) -> SyntheticConfig:
     "Nine latent directions a modality, seen through 24 orthonormal columns: 2 common, 2 of each of its two pairs, 3 private."
     return SyntheticConfig(
         dims=dict.fromkeys(NAMES, 24), pairs=dict.fromkeys(PAIRS, 1.0), k_private=3, nonlinear=False, seed=seed
@@ -107,15 +107,15 @@ def leading(D_a: torch.Tensor, D_b: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def measured(h: dict[str, torch.Tensor], a: str, b: str) -> dict:
-    "One pair on held-out clips: the verdict, and two probes that see bent relations."
+    "One pair on held-out clips: the verdict, and two probes that see nonlinear relations."
     pair = pair_information(h[a], h[b], permutations=100, resamples=200, seed=0)
-    bent = pair_information(lifted(h[a]), lifted(h[b]), permutations=19, resamples=100, seed=0)
+    nonlinear = pair_information(lifted(h[a]), lifted(h[b]), permutations=39, resamples=100, seed=0)
     u, v = leading(h[a], h[b])
     line = -0.5 * torch.log1p(-(torch.corrcoef(torch.cat([u, v], 1).T)[0, 1] ** 2)).item()
     return {
         "shared": pair.shared, "low": pair.interval[0], "high": pair.interval[1], "null95": pair.null95,
         "kappa": pair.kappa, "verdict": pair.verdict,
-        "squares": bent.shared, "squares_low": bent.interval[0], "squares_null95": bent.null95,
+        "squares": nonlinear.shared, "squares_low": nonlinear.interval[0], "squares_null95": nonlinear.null95,
         "leading_line": line, "leading_neighbours": neighbour_information(u, v),
     }  # fmt: skip
 
@@ -143,7 +143,7 @@ LINEAR = {
 def linear(arm: str, seed: int, steps: int = STEPS, n: int = 4000) -> dict:
     "The module inside somebody else's loop: every batch is new."
     steps = {"untrained": 0, "kappa, white, 1500 steps": 1500}.get(arm, steps)
-    sim, kind = Simulation(world(seed)), LINEAR[arm]
+    sim, kind = Simulation(simulated(seed)), LINEAR[arm]
     train, test = sim.sample(BATCH * max(steps, 1), seed=2 * seed), sim.sample(n, seed=2 * seed + 1)
     torch.manual_seed(seed)
     encoders = nn.ModuleDict({s: nn.Linear(24, WIDTH) for s in NAMES})
@@ -193,7 +193,7 @@ def once_per_seed(labels=trainer.posterior_labels, kept={}):  # noqa: B006
 
 def trained(arm: str, seed: int, n: tuple[int, int, int] = CLIPS, **changes) -> dict:
     "`dmsil_kappa` with signs and nothing else: its error, and its features of the test clips before and after training."
-    clips, trainer.posterior_labels = dmsil.synthetic_clips(world(seed), n, seed), once_per_seed()
+    clips, trainer.posterior_labels = dmsil.synthetic_clips(simulated(seed), n, seed), once_per_seed()
     run = dmsil.fit(
         clips, "dmsil_kappa", pairs=(SHIPPED | PATTERNS)[arm], seed=seed, device="cpu", progress=False, **changes
     )
@@ -232,7 +232,7 @@ def one(experiment: str, arm: str, seed: int) -> dict:
 
 def optimum() -> dict:
     "Ceiling, floors and the least error: closed forms, nothing measured."
-    config = world(0)
+    config = simulated(0)
     return {
         "ceiling": ceiling(config, *PAIRS[0]),
         "floor": {

@@ -450,7 +450,7 @@ def against_people(clips, videos, labels) -> list[dict]:
 
 
 def heard(found, people) -> dict:
-    "κ of each modality as told from y_m alone, and as people's unimodal labels have it."
+    "κ of each modality as estimated from y_m alone, and as people's unimodal labels have it."
     out = {}
     for k, (s, kappa) in enumerate(found.reliability.items()):
         r = float(np.corrcoef(found.readouts[:, k].numpy(), people[k])[0, 1])

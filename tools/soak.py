@@ -315,7 +315,7 @@ def goes_on(folder: Path, whole: Path, epochs: int, said: Path):
         raise RuntimeError(f"not the same: {found}")
 
 
-def full(place: Path, begun: Path, whole: Path, epochs: int, draws: list[float], told: Path):
+def full(place: Path, begun: Path, whole: Path, epochs: int, draws: list[float], log: Path):
     "In a child: a disk that is full after a share of what the next checkpoint needs; then there is room, and the run goes on."
     own_mounts(place)
     said, lines, size = place / "log", [], (begun / STATE).stat().st_size
@@ -325,32 +325,32 @@ def full(place: Path, begun: Path, whole: Path, epochs: int, draws: list[float],
         space = os.statvfs(place)
         room = space.f_bavail * space.f_frsize - int(share * size)
         (place / "filler").write_bytes(bytes(max(0, room)))
-        lines.append(refused(place / "run", epochs, told.with_suffix(".log"), "No space left on device"))
+        lines.append(refused(place / "run", epochs, log.with_suffix(".log"), "No space left on device"))
         (place / "filler").unlink()
-        goes_on(place / "run", whole, epochs, told.with_suffix(".log"))
+        goes_on(place / "run", whole, epochs, log.with_suffix(".log"))
         shutil.rmtree(place / "run")
-    write_json(told, lines)
+    write_json(log, lines)
 
 
-def limited(place: Path, begun: Path, whole: Path, epochs: int, draws: list[float], told: Path):
+def limited(place: Path, begun: Path, whole: Path, epochs: int, draws: list[float], log: Path):
     "The same where no file system may be made: no file may grow beyond a share of a checkpoint."
     lines, size = [], (begun / STATE).stat().st_size
     for share in draws:
         shutil.copytree(begun, place / "run")
         few = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (max(int(share * size), 4096), resource.RLIM_INFINITY))
-        lines.append(refused(place / "run", epochs, told.with_suffix(".log"), "File too large", before=few))
-        goes_on(place / "run", whole, epochs, told.with_suffix(".log"))
+        lines.append(refused(place / "run", epochs, log.with_suffix(".log"), "File too large", before=few))
+        goes_on(place / "run", whole, epochs, log.with_suffix(".log"))
         shutil.rmtree(place / "run")
-    write_json(told, lines)
+    write_json(log, lines)
 
 
-def read_only_mount(place: Path, begun: Path, epochs: int, told: Path):
+def read_only_mount(place: Path, begun: Path, epochs: int, log: Path):
     "In a child: the file system is read-only from the start; a new run and one that is to go on."
     own_mounts(place)
     shutil.copytree(begun, place / "run")
     mount(place, RDONLY | REMOUNT)
-    said, word = told.with_suffix(".log"), "Read-only file system"
-    write_json(told, [refused(place / "run", epochs, said, word), refused(place / "new", epochs, said, word)])
+    said, word = log.with_suffix(".log"), "Read-only file system"
+    write_json(log, [refused(place / "run", epochs, said, word), refused(place / "new", epochs, said, word)])
 
 
 def taken_away(folder: Path, after: int):
@@ -442,10 +442,10 @@ def soak(kills: int, seed: int, place: Path) -> dict:
         (begun / name).unlink()
     (disk := place / "disk").mkdir()
     draws, mounted = [0.0, *(rng.random() for _ in range(9))], can_mount(disk)
-    told = place / "full.json"
-    if ended(child(partial(full if mounted else limited, disk, begun, whole, 5, draws, told))):
+    log = place / "full.json"
+    if ended(child(partial(full if mounted else limited, disk, begun, whole, 5, draws, log))):
         raise RuntimeError("full disk: see above")
-    lines = json.loads(told.read_text())
+    lines = json.loads(log.read_text())
     how = f"a tmpfs of {TMPFS >> 20} MB" if mounted else "RLIMIT_FSIZE"
     rows.append(
         row(
@@ -456,9 +456,9 @@ def soak(kills: int, seed: int, place: Path) -> dict:
         )
     )
     if mounted:
-        if ended(child(partial(read_only_mount, disk, begun, 5, told))):
+        if ended(child(partial(read_only_mount, disk, begun, 5, log))):
             raise RuntimeError("read-only disk: see above")
-        lines = json.loads(told.read_text())
+        lines = json.loads(log.read_text())
         rows.append(
             row("read-only file system", len(lines), {"one line, checkpoint kept": len(lines)}, line=shown(lines[0]))
         )
