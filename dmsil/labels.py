@@ -203,6 +203,13 @@ def _last_visit(rows):
     last = order[torch.searchsorted(values, rows, right=True) - 1]
     return last, last == torch.arange(len(rows), device=rows.device)
 
+
+def _without_missing(F: Float[Tensor, "b D"], there: Bool[Tensor, "M b"], widths: list[int]) -> Float[Tensor, "b D"]:
+    "Features of missing modalities are 0, whatever they were."
+    return torch.cat(
+        [part.masked_fill(~mask[:, None], 0) for part, mask in zip(F.split(widths, 1), there, strict=True)], 1
+    )
+
 # %% ../nbs/04_labels.ipynb #914e7985
 def _selfmm(gen, F, rows, once):
     "Self-MM's new labels (M−1, b) of some clips, unclipped."
@@ -219,13 +226,6 @@ def _robust(gen, F, rows, once):
 
 
 _readouts = {"selfmm": _selfmm, "robust": _robust}
-
-# %% ../nbs/04_labels.ipynb #d3c48d4d
-def _without_missing(F: Float[Tensor, "b D"], there: Bool[Tensor, "M b"], widths: list[int]) -> Float[Tensor, "b D"]:
-    "Features of missing modalities are 0, whatever they were."
-    return torch.cat(
-        [part.masked_fill(~mask[:, None], 0) for part, mask in zip(F.split(widths, 1), there, strict=True)], 1
-    )
 
 # %% ../nbs/04_labels.ipynb #0b2588a4
 class LabelGenerator(UnimodalLabels):

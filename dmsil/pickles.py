@@ -30,9 +30,9 @@ from dmsil.clips import (
     Vectors,
     few,
     kind_of,
-    missing_notes,
 )
 from .fields import Fields, read_labels, read_lengths, read_steps
+from .missing import missing_notes
 from .unpickling import unpickle
 
 # %% ../nbs/08_pickles.ipynb #09043de0

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .checkpoints import load_model
-from .clips import Clips, DataError, Split, Texts, blank, in_order, kind_of, scaled
+from .clips import Clips, DataError, Split, Texts, in_order, kind_of, scaled
 from .metrics import sentiment_metrics
+from .missing import blank
 from .model import MultimodalModel, Spec, prepare, specs
 from .processes import Ranks, forward_rows
 

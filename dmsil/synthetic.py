@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -32,9 +32,9 @@ from dmsil.clips import (
     few,
     group_splits,
     in_deviations,
-    missing_notes,
 )
 from .fields import Fields, padded, read_floats, read_steps
+from .missing import missing_notes
 from .unpickling import MOST, Refused, map_npy, read_npy
 
 # %% ../nbs/10_tables.ipynb #b31c0429

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .checkpoints import digests
-from .clips import Clips, DataError, noted, one_sided, thinned, video_of
+from .clips import Clips, DataError, noted, one_sided, video_of
 from .labels import LabelGenerator
+from .missing import thinned
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
 from .objective import LossTerms, multitask_loss
 from .posterior import FixedLabels, posterior_labels

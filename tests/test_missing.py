@@ -10,8 +10,9 @@ import torch
 
 import dmsil
 from dmsil.alignment import ModalAlignment
-from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips, thinned, with_missing
+from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips
 from dmsil.labels import LabelGenerator
+from dmsil.missing import thinned, with_missing
 from dmsil.model import ModelConfig, MultimodalModel, Spec
 from dmsil.objective import multitask_loss
 from dmsil.prediction import by_subset, predict, predict_clips
