@@ -295,7 +295,7 @@ def _given_parts(given, modality: str, table: Fields) -> dict:  # as `_file_part
         if len(given) != 2:
             raise DataError.at("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
         return {"values": _plain(given[0]), "lengths": _plain(given[1])}
-    rows = list(given) if isinstance(given, list) or getattr(given, "dtype", None) == object else []
+    rows = list(given) if isinstance(given, list) or getattr(getattr(given, "dtype", None), "kind", None) == "O" else []
     shapes = {np.shape(row) for row in rows if row is not None}
     if len(shapes) > 1 or any(row is None for row in rows) or max(map(len, shapes), default=0) > 1:
         return padded(table, modality, [None if row is None else _plain(row) for row in rows])
