@@ -83,6 +83,7 @@ notebooks: .venv/.dev
 	$(MAKE) pages
 
 pages: .venv/.dev
+	$(BIN)/python tools/claims.py
 	nbdev_export
 	nbdev_clean
 	$(BIN)/python tools/readme.py

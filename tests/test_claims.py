@@ -69,6 +69,10 @@ def test_sections_prove_nothing_unstated(sections):
     assert set(sections) - {None} == set(NUMBERS)
 
 
+def test_the_page_of_proofs_lists_every_claim():
+    assert ("markdown", claims.listed()) in claims.cells(claims.PROOFS)
+
+
 def test_table_names_every_claim():
     rows = claims.table().splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == [f"| P{number}" for number in sorted([*NUMBERS, *MEASURED])]

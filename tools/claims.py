@@ -1,4 +1,4 @@
-"The claims of the notebooks: where each is stated, where it is proven, and on what evidence. python tools/claims.py prints the table."
+"The claims of the notebooks: where each is stated, where it is proven, and on what evidence. python tools/claims.py writes the table into the page of proofs."
 
 import ast
 import json
@@ -98,9 +98,9 @@ def claims() -> list[dict]:
     return rows
 
 
-def table() -> str:
-    "The claims as a Markdown table; links are relative to the root."
-    link = lambda page: f"[{Path(page).stem}]({page})" if page else "–"
+def table(base: str = "") -> str:
+    "The claims as a Markdown table; links are relative to the root, or to a folder in it."
+    link = lambda page: f"[{Path(page).stem}]({page.removeprefix(base)})" if page else "–"
     lines = ["| | claim | evidence | stated in | proof |", "|---|---|---|---|---|"]
     for row in claims():
         where = f"{link(row['statement_notebook'])} | {link(row['proof_notebook'])}"
@@ -108,5 +108,22 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def listed() -> str:
+    "The section of the page of proofs that lists the claims."
+    return (
+        "## The claims\n\nEvery claim is stated once, in the page of the code that it is about, and proven below; "
+        f"P21 is measured where it is stated.\n\n{table('nbs/')}"
+    )
+
+
+def write() -> None:
+    "That section, as it should be."
+    notebook = json.loads((ROOT / PROOFS).read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "".join(cell["source"]).startswith("## The claims\n"):
+            cell["source"] = listed().splitlines(keepends=True)
+    (ROOT / PROOFS).write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(table())
+    write()
