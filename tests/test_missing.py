@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -399,3 +401,23 @@ def test_bayes_errors_of_subsets():
     for subset, mae in found.items():
         x = {s: sample.x[s] for s in subset.split("+")}
         assert (bayes_prediction(world, x) - sample.y_m).abs().mean().item() == pytest.approx(mae, rel=0.03)
+
+
+def test_the_page_says_what_was_measured():
+    root = Path(__file__).resolve().parents[1]
+    runs = [
+        run for run in json.loads((root / "results" / "missing.json").read_text())["runs"] if run["set"] == "simulation"
+    ]
+    ratios = {
+        arm: [{s: run["MAE"][s] / b for s, b in run["bayes"].items()} for run in runs if run["arm"] == arm]
+        for arm in ("none", "dropout")
+    }
+    assert len(ratios["none"]) == len(ratios["dropout"]) == 5
+    cells = json.loads((root / "nbs" / "tutorials" / "missing.ipynb").read_text())["cells"]
+    prose = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    told = re.findall(r"^\| ([a-z+]+) \| ([\d.]+) \| ([\d.]+) \|$", prose, re.M)
+    mean = {arm: {s: np.mean([row[s] for row in rows]) for s in rows[0]} for arm, rows in ratios.items()}
+    assert [(s, f"{mean['none'][s]:.2f}", f"{mean['dropout'][s]:.2f}") for s in mean["none"]] == told
+    assert max(mean["dropout"].values()) < 1.125 and min(mean["dropout"].values()) > 1.035
+    far = [value for row in ratios["dropout"] for value in row.values()]
+    assert len(far) == 35 and [round(v, 3) for v in far if v > 1.15] == [1.157]
