@@ -414,7 +414,7 @@ def test_the_page_says_what_was_measured():
     }
     assert len(ratios["none"]) == len(ratios["dropout"]) == 5
     cells = json.loads((root / "nbs" / "tutorials" / "missing.ipynb").read_text())["cells"]
-    prose = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     told = re.findall(r"^\| ([a-z+]+) \| ([\d.]+) \| ([\d.]+) \|$", prose, re.M)
     mean = {arm: {s: np.mean([row[s] for row in rows]) for s in rows[0]} for arm, rows in ratios.items()}
     assert [(s, f"{mean['none'][s]:.2f}", f"{mean['dropout'][s]:.2f}") for s in mean["none"]] == told
