@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .covariance import coral, corr_coral, gaussian, kappa, rho2, shrinkage, whiteness
@@ -20,11 +20,13 @@ from .covariance import coral, corr_coral, gaussian, kappa, rho2, shrinkage, whi
 @dataclass(frozen=True)
 class _Measure:
     "A measure of a pair, and what a weight of 1 makes of it."
+
     call: Callable  # (D_a, D_b, ε) → the measure
     similarity: bool  # is the term 1 − measure (more is more alike) or the measure itself (a distance)?
     low: float  # the least value of the term
     high: float  # its largest value
     unit: Callable = lambda d, epsilon: 1.0  # what a similarity is divided by; d is the smaller width
+
 
 _MEASURES = {
     "kappa": _Measure(lambda a, b, epsilon: kappa(a, b), True, 0.0, 2.0),
@@ -38,6 +40,7 @@ _MEASURES = {
 @dataclass(frozen=True)
 class AlignmentTerms:
     "What the alignment adds to a loss, part by part."
+
     total: Float[Tensor, ""]  # all terms together: add this to the loss
     by_pair: dict[tuple[str, str], Float[Tensor, ""]]  # the weighted term of each pair
     measures: dict[tuple[str, str], Float[Tensor, ""]]  # the measure of each pair, unweighted
@@ -47,18 +50,21 @@ class AlignmentTerms:
 def _narrowed(D: Tensor, W: Tensor) -> Tensor:
     "DWᵀ in the wider of the two formats, whatever the autocast."
     dtype = torch.promote_types(D.dtype, W.dtype)
-    with torch.autocast(D.device.type, enabled=False): return D.to(dtype) @ W.to(dtype).T
+    with torch.autocast(D.device.type, enabled=False):
+        return D.to(dtype) @ W.to(dtype).T
 
 # %% ../nbs/03_alignment.ipynb #ca84faf6
 class _EqualWidths(nn.ModuleDict):
     "A learned bias-free projection for each pair of unequal widths, from the wider to the narrower."
+
     def __init__(self, pairs):
         super().__init__()
         self.pairs = {self.key(pair) for pair in pairs}
         self.register_buffer("place", torch.empty(0), persistent=False)
 
     @staticmethod
-    def key(pair): return "~".join(pair).replace(".", "·")
+    def key(pair):
+        return "~".join(pair).replace(".", "·")
 
     def make(self, pair, wide, narrow, device=None):
         self[self.key(pair)] = nn.Linear(wide, narrow, bias=False, device=device)
@@ -66,24 +72,27 @@ class _EqualWidths(nn.ModuleDict):
 
     def forward(self, pair, D_a, D_b):
         a, b = D_a.shape[-1], D_b.shape[-1]
-        if a == b: return D_a, D_b
-        if self.key(pair) not in self: self.make(pair, max(a, b), min(a, b), D_a.device)
+        if a == b:
+            return D_a, D_b
+        if self.key(pair) not in self:
+            self.make(pair, max(a, b), min(a, b), D_a.device)
         W = self[self.key(pair)].weight
         if W.shape != (min(a, b), max(a, b)):
-            raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, "
-                             f"got {a} and {b}")
+            raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, got {a} and {b}")
         return (_narrowed(D_a, W), D_b) if a > b else (D_a, _narrowed(D_b, W))
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for pair in self.pairs - set(self):
             W = state_dict.get(f"{prefix}{pair}.weight")
-            if W is not None: self[pair] = nn.Linear(*W.shape[::-1], bias=False, device=self.place.device)
+            if W is not None:
+                self[pair] = nn.Linear(*W.shape[::-1], bias=False, device=self.place.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 # %% ../nbs/03_alignment.ipynb #d9627ed4
 def _checked(weights: dict, measure: str, whitening: float, epsilon: float, allow_unbounded: bool) -> dict:
     "The weights as plain numbers; a ValueError names what is wrong with the arguments."
-    if not 0 <= whitening < math.inf: raise ValueError(f"whitening needs to be 0 or more, got {whitening}")
+    if not 0 <= whitening < math.inf:
+        raise ValueError(f"whitening needs to be 0 or more, got {whitening}")
     shrinkage(epsilon)
     if measure not in _MEASURES:
         raise ValueError(f"measure needs to be one of {', '.join(_MEASURES)}, got {measure!r}")
@@ -92,30 +101,52 @@ def _checked(weights: dict, measure: str, whitening: float, epsilon: float, allo
         names = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
         if not names or pair[0] == pair[1] or "~" in "".join(pair):
             raise ValueError(f"a pair needs to be two different names without ~, got {pair!r}")
-        if pair[::-1] in checked: raise ValueError(f"the pair {pair} is there twice, once in each order")
+        if pair[::-1] in checked:
+            raise ValueError(f"the pair {pair} is there twice, once in each order")
         if not math.isfinite(weight):
             raise ValueError(f"the weight of {pair} needs to be finite, got {weight}")
         if measure == "coral" and weight < 0 and not allow_unbounded:
-            raise ValueError(f"coral with a negative weight on {pair} is unbounded below (P16): "
-                             "use kappa, or allow_unbounded=True")
+            raise ValueError(
+                f"coral with a negative weight on {pair} is unbounded below (P16): use kappa, or allow_unbounded=True"
+            )
         checked[pair] = float(weight)
     return checked
+
+# %% ../nbs/03_alignment.ipynb #5eff0dff
+_FEWEST = 4  # rows that a covariance needs
+
+
+def _kept(present: dict[str, Tensor], names: tuple[str, ...], *D: Tensor) -> tuple[Tensor, ...]:
+    "The rows that have all these modalities; none where they are fewer than 4."
+    masks = [present[name] for name in names if name in present]
+    if not masks:
+        return D
+    rows = torch.stack(masks).all(0).nonzero()[:, 0]
+    rows = (rows if len(rows) >= _FEWEST else rows[:0]).to(D[0].device)
+    return tuple(D_s.index_select(0, rows) for D_s in D)
 
 # %% ../nbs/03_alignment.ipynb #21b64c10
 class _SignedPairs(nn.Module):
     "What follows from weights, measure, epsilon and projections for one pair, and for all."
+
     def term(self, pair: tuple[str, str], D_a: Tensor, D_b: Tensor) -> tuple[Tensor, Tensor]:
         "The measure of a pair, and its weighted term."
         kind = _MEASURES[self.measure]
-        if not kind.similarity: D_a, D_b = self.projections(pair, D_a, D_b)
+        if not len(D_a):
+            return D_a.detach().sum(), D_a.sum() + D_b.sum()
+        if not kind.similarity:
+            D_a, D_b = self.projections(pair, D_a, D_b)
         measure = kind.call(D_a, D_b, self.epsilon)
         share = measure / kind.unit(min(D_a.shape[1], D_b.shape[1]), self.epsilon)
         return measure, self.weights[pair] * (1 - share if kind.similarity else share)
 
-    def white(self, features: dict[str, Tensor]) -> Tensor:
+    def white(self, features: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         "The weighted whitening term of all modalities named in a pair."
         zero = torch.zeros((), device=features[self.names[0]].device if self.names else None)
-        return self.whitening * sum((whiteness(features[name]) for name in self.names), zero) if self.whitening else zero
+        kept = [_kept(present, (name,), features[name])[0] for name in self.names] if self.whitening else []
+        return (
+            self.whitening * sum((whiteness(D) if len(D) else D.sum() for D in kept), zero) if self.whitening else zero
+        )
 
     def interval(self) -> tuple[float, float]:
         "Where the terms of all pairs add up to, whatever the features (P32)."
@@ -131,7 +162,9 @@ class _SignedPairs(nn.Module):
 # %% ../nbs/03_alignment.ipynb #964653ae
 class ModalAlignment(_SignedPairs):
     "A signed weight for each pair of named modalities: + shares, − makes private, absent leaves free."
-    def __init__(self,
+
+    def __init__(
+        self,
         weights: dict[tuple[str, str], float],  # λ_ab for each pair of names, of any sign
         measure: str = "kappa",  # "kappa", "rho2", "gaussian", "corr" or "coral"
         whitening: float = 0.1,  # γ_r ≥ 0, weight of Σ_s ‖C_s − I‖²/d_s
@@ -147,14 +180,22 @@ class ModalAlignment(_SignedPairs):
         self.projections = _EqualWidths(projected)
         for pair in projected:
             widths = sorted({dims[name] for name in pair if name in dims} if dims else (), reverse=True)
-            if len(widths) == 2: self.projections.make(pair, *widths)
+            if len(widths) == 2:
+                self.projections.make(pair, *widths)
 
-    def forward(self, features: dict[str, Tensor]) -> AlignmentTerms:
-        "The terms of a batch; features that no pair names are ignored."
+    def forward(
+        self,
+        features: dict[str, Tensor],  # (n, d_s) by modality; those that no pair names are ignored
+        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
+    ) -> AlignmentTerms:
+        "The terms of a batch."
+        present = present or {}
         for name in self.names:
             if name not in features:
                 raise ValueError(f"alignment needs features named {name!r}, got {', '.join(map(repr, features))}")
-        terms = {pair: self.term(pair, *(features[name] for name in pair)) for pair in self.weights}
+        terms = {
+            pair: self.term(pair, *_kept(present, pair, *(features[name] for name in pair))) for pair in self.weights
+        }
         measures, by_pair = ({pair: term[i] for pair, term in terms.items()} for i in (0, 1))
-        white = self.white(features)
+        white = self.white(features, present)
         return AlignmentTerms(sum(by_pair.values(), white), by_pair, measures, white)

@@ -163,6 +163,7 @@ def digests(clips: Clips) -> dict[str, str]:  # "train ids", "train labels", "tr
         held = {"ids": [split.ids], "labels": [split.labels]} | {
             s: list(vars(x).values()) for s, x in split.inputs.items()
         }
+        held |= {f"{s} present": [mask] for s, mask in split.present.items()}
         for key, parts in held.items():
             digest = hashlib.blake2b(digest_size=8)
             for part in parts:

@@ -117,10 +117,20 @@ class Evaluate:
         )
 
 # %% ../nbs/24_cli.ipynb #74a2c7c2
+def _complete(split: Split) -> Split:
+    "The clips that have every modality: a verdict is about what they have in common."
+    whole = split.complete()
+    if len(whole) < len(split):
+        print(
+            f"note: {len(split) - len(whole)} of {len(split)} clips lack a modality and are left out", file=sys.stderr
+        )
+    return whole
+
+
 def _of_run(folder: str, data: str, split: str, clean: bool) -> tuple[dict, dict, Split]:
     "Features of a saved run, those of its first step, and the clips."
     model, about, clips = _saved(folder, data, clean)
-    part = getattr(clips, split or "test")
+    part = _complete(getattr(clips, split or "test"))
     first = initial_model(model.config, {s: Spec(*spec) for s, spec in about["specs"].items()}, about["train"]["seed"])
     return predict(model, part)[1], predict(first, part)[1], part
 
@@ -128,6 +138,7 @@ def _of_run(folder: str, data: str, split: str, clean: bool) -> tuple[dict, dict
 def _of_inputs(data: str, split: str, clean: bool) -> tuple[dict, torch.Tensor, tuple[str, ...]]:
     "Inputs of clips as one vector each, their labels and ids."
     clips = prepare(open_data(data, clean=clean), ModelConfig(frozen=True))
+    clips = replace(clips, **{name: _complete(part) for name, part in clips.splits.items()})
     names = [split] if split else ["train", "valid", "test"]
     parts, vectors = [getattr(clips, name) for name in names], [input_features(clips, name) for name in names]
     return (
@@ -307,9 +318,11 @@ def table(
     rows = [("multimodal", m["MAE"], bayes.get("bayes_mae"), ruler["mean_predictor_MAE"])]
     for name, mae in m["unimodal"].items():
         rows.append((name, mae, bayes.get(name), None))
-    number = lambda x: "     " if x is None else f"{x:5.3f}"
-    lines = [f"{'test MAE':<12} model  Bayes   mean"]
-    lines += [f"{name:<12} {number(a)}  {number(b)}  {number(c)}" for name, a, b, c in rows]
+    for subset, found in m.get("subsets", {}).items():  # of the modalities that the fusion is given
+        rows.append((f"from {subset}", found["MAE"], bayes.get(f"bayes_mae {subset}"), None))
+    number, width = lambda x: "     " if x is None else f"{x:5.3f}", max(12, *(len(name) for name, *_ in rows))
+    lines = [f"{'test MAE':<{width}} model  Bayes   mean"]
+    lines += [f"{name:<{width}} {number(a)}  {number(b)}  {number(c)}" for name, a, b, c in rows]
     others = ", ".join(f"{k} {v:.3f}" for k, v in m.items() if isinstance(v, float) and k != "MAE")
     where = f"saved in {run.out}" if run.out else "not saved"
     return "\n".join([*lines, others, f"best epoch {m['best_epoch']} of {m['epochs']}; {where}"])

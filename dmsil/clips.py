@@ -15,7 +15,7 @@ from typing import Any
 from warnings import warn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -23,26 +23,40 @@ from torch import Tensor
 @dataclass(frozen=True, eq=False)
 class Texts:
     "One string a clip, as a tuple."
+
     strings: tuple[str, ...]
-    def __len__(self) -> int: return len(self.strings)
-    def take(self, rows: Int[Tensor, " b"]) -> "Texts": return Texts(tuple(map(self.strings.__getitem__, rows.tolist())))
-    def to(self, device) -> "Texts": return self
+
+    def __len__(self) -> int:
+        return len(self.strings)
+
+    def take(self, rows: Int[Tensor, " b"]) -> "Texts":
+        return Texts(tuple(map(self.strings.__getitem__, rows.tolist())))
+
+    def to(self, device) -> "Texts":
+        return self
 
 # %% ../nbs/07_clips.ipynb #40deacbf
 @dataclass(frozen=True, eq=False)
 class Vectors:
     "One vector a clip: `values` (n, d), float32."
+
     values: Float[Tensor, "n d"]
-    def __len__(self) -> int: return len(self.values)
-    def take(self, rows: Int[Tensor, " b"]) -> "Vectors": return Vectors(self.values[rows.to(self.values.device, non_blocking=True)])
-    def to(self, device) -> "Vectors": return Vectors(self.values.to(device))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: Int[Tensor, " b"]) -> "Vectors":
+        return Vectors(self.values[rows.to(self.values.device, non_blocking=True)])
+
+    def to(self, device) -> "Vectors":
+        return Vectors(self.values.to(device))
 
 # %% ../nbs/07_clips.ipynb #b4af29f8
 def _trimmed(
-    values: Tensor, # (n, L) or (n, L, d), padded at the end
-    lengths: Int[Tensor, " n"], # true lengths, on the CPU
-    rows: Int[Tensor, " b"], # row numbers, on the CPU
-): # values (b, longest of the rows[, d]) and lengths (b,)
+    values: Tensor,  # (n, L) or (n, L, d), padded at the end
+    lengths: Int[Tensor, " n"],  # true lengths, on the CPU
+    rows: Int[Tensor, " b"],  # row numbers, on the CPU
+):  # values (b, longest of the rows[, d]) and lengths (b,)
     "Rows of a padded tensor, cut at the longest of them."
     lengths = lengths[rows]
     longest = int(lengths.max()) if len(rows) else 0
@@ -52,25 +66,39 @@ def _trimmed(
 @dataclass(frozen=True, eq=False)
 class Steps:
     "One sequence of vectors a clip: `values` (n, L, d), `lengths` (n,), which stay on the CPU."
+
     values: Float[Tensor, "n L d"]
     lengths: Int[Tensor, " n"]
-    def __len__(self) -> int: return len(self.values)
-    def take(self, rows: Int[Tensor, " b"]) -> "Steps": return Steps(*_trimmed(self.values, self.lengths, rows))
-    def to(self, device) -> "Steps": return Steps(self.values.to(device), self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: Int[Tensor, " b"]) -> "Steps":
+        return Steps(*_trimmed(self.values, self.lengths, rows))
+
+    def to(self, device) -> "Steps":
+        return Steps(self.values.to(device), self.lengths)
 
 # %% ../nbs/07_clips.ipynb #7332015c
 @dataclass(frozen=True, eq=False)
 class Tokens:
     "One sequence of token numbers a clip: `ids` (n, L), `lengths` (n,), which stay on the CPU."
+
     ids: Int[Tensor, "n L"]
     lengths: Int[Tensor, " n"]
-    def __len__(self) -> int: return len(self.ids)
-    def take(self, rows: Int[Tensor, " b"]) -> "Tokens": return Tokens(*_trimmed(self.ids, self.lengths, rows))
-    def to(self, device) -> "Tokens": return Tokens(self.ids.to(device), self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Int[Tensor, " b"]) -> "Tokens":
+        return Tokens(*_trimmed(self.ids, self.lengths, rows))
+
+    def to(self, device) -> "Tokens":
+        return Tokens(self.ids.to(device), self.lengths)
 
 # %% ../nbs/07_clips.ipynb #2d1cf392
 def sequences(
-    rows: list[Float[Tensor, "L d"]], # one a clip, of any lengths
+    rows: list[Float[Tensor, "L d"]],  # one a clip, of any lengths
 ) -> Steps:
     "Sequences of any lengths, one a clip."
     return Steps(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
@@ -78,27 +106,76 @@ def sequences(
 # %% ../nbs/07_clips.ipynb #741d723a
 def kind_of(
     x: Texts | Tokens | Steps | Vectors,
-) -> str: # such as "vectors of width 88"
+) -> str:  # such as "vectors of width 88"
     "An input in words, for a message."
-    return type(x).__name__.lower() if isinstance(x, Texts | Tokens) else f"{type(x).__name__.lower()} of width {x.values.shape[-1]}"
+    return (
+        type(x).__name__.lower()
+        if isinstance(x, Texts | Tokens)
+        else f"{type(x).__name__.lower()} of width {x.values.shape[-1]}"
+    )
 
 # %% ../nbs/07_clips.ipynb #6da480f8
 @dataclass(frozen=True, eq=False)
 class Split:
     "The clips of one split: row i of every input and label belongs to `ids[i]`."
+
     ids: tuple[str, ...]
     inputs: dict[str, Texts | Tokens | Steps | Vectors]
-    labels: Float[Tensor, " n"] # y_m
-    unimodal: dict[str, Float[Tensor, " n"]] = field(default_factory=dict) # known y_s, by modality; often empty
+    labels: Float[Tensor, " n"]  # y_m
+    unimodal: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)  # known y_s, by modality; often empty
+    present: dict[str, Bool[Tensor, " n"]] = field(
+        default_factory=dict
+    )  # which clips have a modality, on the CPU; one not named: all
 
-    def __len__(self) -> int: return len(self.labels)
+    def __post_init__(self):
+        _check_present(self)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def to(self, device) -> "Split":
         inputs = {name: x.to(device) for name, x in self.inputs.items()}
-        return Split(self.ids, inputs, self.labels.to(device), {name: y.to(device) for name, y in self.unimodal.items()})
+        return replace(
+            self,
+            inputs=inputs,
+            labels=self.labels.to(device),
+            unimodal={name: y.to(device) for name, y in self.unimodal.items()},
+        )
+
+    def take(self, rows: Int[Tensor, " b"]) -> "Split":
+        inputs, there = {name: x.take(rows) for name, x in self.inputs.items()}, rows.to(self.labels.device)
+        unimodal, present = (
+            {name: y[there] for name, y in self.unimodal.items()},
+            {name: mask[rows] for name, mask in self.present.items()},
+        )
+        return Split(tuple(map(self.ids.__getitem__, rows.tolist())), inputs, self.labels[there], unimodal, present)
+
+    def rows_with(self, *names: str) -> Int[Tensor, " b"]:  # clips that have all of these modalities
+        there = [self.present[name] for name in names if name in self.present]
+        return torch.stack(there).all(0).nonzero()[:, 0] if there else torch.arange(len(self))
+
+    def complete(self) -> "Split":  # the clips that have every modality
+        return self.take(self.rows_with(*self.inputs)) if self.present else self
+
+# %% ../nbs/07_clips.ipynb #4de777ea
+def _check_present(split: Split) -> None:
+    "Masks of the right kind and length."
+    n = len(split)
+    for name, mask in split.present.items():
+        if name not in split.inputs:
+            raise DataError.at("clips", "present", name, "no such modality", few(split.inputs))
+        plain = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.device.type == "cpu"
+        kind = (
+            f"{mask.dtype} {tuple(mask.shape)} on {mask.device}"
+            if isinstance(mask, Tensor)
+            else f"a {type(mask).__name__}"
+        )
+        if not plain or mask.shape != (n,):
+            raise DataError.at("clips", "present", name, kind, f"torch.bool ({n},) on the CPU")
 
 # %% ../nbs/07_clips.ipynb #d794528e
 SPLITS = ("train", "valid", "test")
-BOUNDS = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0, "simsv2": 1.0} # labels of a data set lie within ±bound
+BOUNDS = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0, "simsv2": 1.0}  # labels of a data set lie within ±bound
 
 # %% ../nbs/07_clips.ipynb #b0090c28
 def video_of(
@@ -112,27 +189,45 @@ def video_of(
 @dataclass(frozen=True, eq=False)
 class Clips:
     "Three splits, and what is known about their source."
+
     name: str
     train: Split
     valid: Split
     test: Split
-    bound: float = 3.0 # labels lie in [−bound, bound]
-    dataset: str = "mosi" # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
-    truth: dict[str, float] = field(default_factory=dict) # least possible errors, where the source knows them
-    notes: tuple[str, ...] = () # what was changed on the way in
-    scale: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict) # mean and deviation of each column, for clips to come
-    columns: dict[str, tuple[str, ...]] = field(default_factory=dict) # names of a modality's columns, where they are known
-    raw_text: tuple[str, ...] = () # sentences of the first clips of train, where their text is tokens of an unknown encoder
+    bound: float = 3.0  # labels lie in [−bound, bound]
+    dataset: str = "mosi"  # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
+    truth: dict[str, float] = field(default_factory=dict)  # least possible errors, where the source knows them
+    notes: tuple[str, ...] = ()  # what was changed on the way in
+    scale: dict[str, tuple[list[float], list[float]]] = field(
+        default_factory=dict
+    )  # mean and deviation of each column, for clips to come
+    columns: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # names of a modality's columns, where they are known
+    raw_text: tuple[
+        str, ...
+    ] = ()  # sentences of the first clips of train, where their text is tokens of an unknown encoder
 
     @property
-    def modalities(self) -> tuple[str, ...]: return tuple(self.train.inputs)
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.train.inputs)
+
     @property
-    def splits(self) -> dict[str, Split]: return {"train": self.train, "valid": self.valid, "test": self.test}
-    def to(self, device) -> "Clips": return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
-    def only(self, *names: str) -> "Clips": # the clips with these modalities
+    def splits(self) -> dict[str, Split]:
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    def to(self, device) -> "Clips":
+        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+
+    def only(self, *names: str) -> "Clips":  # the clips with these modalities
         for name in names:
-            if name not in self.modalities: raise DataError.at(self.name, "", "modalities", name, " or ".join(self.modalities))
-        part = lambda split: replace(split, inputs={s: split.inputs[s] for s in names})
+            if name not in self.modalities:
+                raise DataError.at(self.name, "", "modalities", name, " or ".join(self.modalities))
+
+        def part(split):
+            masks = {s: split.present[s] for s in names if s in split.present}
+            return replace(split, inputs={s: split.inputs[s] for s in names}, present=masks)
+
         return replace(self, **{name: part(split) for name, split in self.splits.items()})
 
 # %% ../nbs/07_clips.ipynb #df1e9ba4
@@ -142,11 +237,11 @@ class DataError(ValueError):
     @classmethod
     def at(
         cls,
-        file: str, # its name
-        split: str, # the split, or ""
-        field: str, # what in it, or ""
-        found, # what stands there
-        expected, # what should
+        file: str,  # its name
+        split: str,  # the split, or ""
+        field: str,  # what in it, or ""
+        found,  # what stands there
+        expected,  # what should
     ) -> "DataError":
         "The error of a place in a source."
         where = ".".join(part for part in (split, field) if part)
@@ -155,9 +250,9 @@ class DataError(ValueError):
 
 # %% ../nbs/07_clips.ipynb #4fa450bd
 def few(
-    names, # anything
-    most: int = 8, # how many are named
-) -> str: # one line
+    names,  # anything
+    most: int = 8,  # how many are named
+) -> str:  # one line
     "Names for a message."
     names = [str(name)[:30] for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
@@ -166,82 +261,105 @@ def few(
 class Caution(UserWarning):
     "What is odd about a source, in one line."
 
+
 def noted(
-    clips: Clips, # any source
-    *lines: str, # what is odd about them
-) -> Clips: # with those lines in `notes`
+    clips: Clips,  # any source
+    *lines: str,  # what is odd about them
+) -> Clips:  # with those lines in `notes`
     "Warn of what is not yet in the notes."
-    for line in (new := [line for line in lines if line not in clips.notes]): warn(line, Caution, stacklevel=3)
+    for line in (new := [line for line in lines if line not in clips.notes]):
+        warn(line, Caution, stacklevel=3)
     return replace(clips, notes=(*clips.notes, *new)) if new else clips
 
+
 def one_sided(
-    y: Float[Tensor, " n"], # labels of train
-) -> str: # a line, or ""
+    y: Float[Tensor, " n"],  # labels of train
+) -> str:  # a line, or ""
     "Labels of which none is negative, or none positive: the sign is no class then, and generated labels don't move."
     low, high = float(y.min()), float(y.max())
-    if len(y) < 10 or low == high or low < 0 < high: return ""
+    if len(y) < 10 or low == high or low < 0 < high:
+        return ""
     return f"labels: all from {low:g} to {high:g}, on one side of 0, where positive and negative part; move the neutral label to 0 (centre=…)"
 
 # %% ../nbs/07_clips.ipynb #b2c3d875
 def group_splits(
-    groups, # a speaker or video for each clip
-    shares: tuple[float, float, float] = (0.7, 0.1, 0.2), # of the clips in train, valid and test
-    seed: int = 0, # of the order among groups of equal size
-) -> list[str]: # "train", "valid" or "test" for each clip
+    groups,  # a speaker or video for each clip
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),  # of the clips in train, valid and test
+    seed: int = 0,  # of the order among groups of equal size
+) -> list[str]:  # "train", "valid" or "test" for each clip
     "A split for each clip, every group in one of them."
     rows = {}
-    for row, group in enumerate(groups): rows.setdefault(group, []).append(row)
-    if len(rows) < 3: raise ValueError(f"three splits need at least 3 groups, got {len(rows)}")
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    if len(rows) < 3:
+        raise ValueError(f"three splits need at least 3 groups, got {len(rows)}")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    split, lack, empty = [""] * len(groups), {s: share * len(groups) for s, share in zip(SPLITS, shares, strict=True)}, set(SPLITS)
+    split, lack, empty = (
+        [""] * len(groups),
+        {s: share * len(groups) for s, share in zip(SPLITS, shares, strict=True)},
+        set(SPLITS),
+    )
     for done, members in enumerate(sorted((list(rows.values())[k] for k in order), key=len, reverse=True)):
         name = max(empty if len(rows) - done <= len(empty) else SPLITS, key=lack.get)
-        for row in members: split[row] = name
+        for row in members:
+            split[row] = name
         lack[name] -= len(members)
         empty.discard(name)
     return split
 
 # %% ../nbs/07_clips.ipynb #54cc6ed7
 def column_moments(
-    rows: Float[Tensor, "k d"], # steps or vectors, of train alone
-) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]: # mean; deviation, infinite for a column that never moves
+    rows: Float[Tensor, "k d"],  # steps or vectors, of train alone
+) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:  # mean; deviation, infinite for a column that never moves
     "Mean and deviation of each column."
     rows = rows.double()
     mean, std = rows.mean(0), rows.std(0, correction=0)
     return mean, torch.where(std > 1e-6 * rows.abs().amax(0), std, torch.inf)
 
+
 def in_deviations(
-    values: Float[Tensor, "*n d"], # as they came
-    mean: Float[Tensor, " d"], # from `column_moments`
+    values: Float[Tensor, "*n d"],  # as they came
+    mean: Float[Tensor, " d"],  # from `column_moments`
     std: Float[Tensor, " d"],
-    cut: float = 5.0, # deviations
-) -> Float[Tensor, "*n d"]: # float64
+    cut: float = 5.0,  # deviations
+) -> Float[Tensor, "*n d"]:  # float64
     "How many deviations from the mean, cut at `cut`."
     return ((values.double() - mean) / std).clamp(-cut, cut)
 
 # %% ../nbs/07_clips.ipynb #a8c81e81
 def scaled(
-    x: Vectors | Steps, # as it came
-    moments: tuple[list[float], list[float]], # mean and deviation of each column
-    cut: float = 5.0, # deviations
-) -> Vectors | Steps: # the same clips; what was not seen is 0
+    x: Vectors | Steps,  # as it came
+    moments: tuple[list[float], list[float]],  # mean and deviation of each column
+    cut: float = 5.0,  # deviations
+) -> Vectors | Steps:  # the same clips; what was not seen is 0
     "Columns with mean 0 and deviation 1, as in train."
     mean, std = (torch.tensor(m, dtype=torch.float64) for m in moments)
     z = in_deviations(x.values, mean, torch.where(std > 0, std, torch.inf), cut)
-    return Steps((z * (x.values != 0).any(2, keepdim=True)).float(), x.lengths) if isinstance(x, Steps) else Vectors(z.float())
+    return (
+        Steps((z * (x.values != 0).any(2, keepdim=True)).float(), x.lengths)
+        if isinstance(x, Steps)
+        else Vectors(z.float())
+    )
 
 # %% ../nbs/07_clips.ipynb #d1ee6cfe
 def in_order(
-    x: Vectors | Steps, # with columns called `names`
-    names: tuple[str, ...], # none where they are unknown
-    wanted: tuple[str, ...], # the order to bring them into; none: as they are
-    file: str, # for the message
-    modality: str, # for the message
+    x: Vectors | Steps,  # with columns called `names`
+    names: tuple[str, ...],  # none where they are unknown
+    wanted: tuple[str, ...],  # the order to bring them into; none: as they are
+    file: str,  # for the message
+    modality: str,  # for the message
 ) -> Vectors | Steps:
     "The columns in another order, if they are the same ones."
-    if tuple(names) == tuple(wanted) or not wanted: return x
+    if tuple(names) == tuple(wanted) or not wanted:
+        return x
     if len(set(names)) < len(names) or set(names) != set(wanted):
-        raise DataError.at(file, "", modality, f"columns {few(names)}" if names else "columns without names", f"the columns {few(wanted)}")
+        raise DataError.at(
+            file,
+            "",
+            modality,
+            f"columns {few(names)}" if names else "columns without names",
+            f"the columns {few(wanted)}",
+        )
     return replace(x, values=x.values[..., [names.index(name) for name in wanted]])
 
 # %% ../nbs/07_clips.ipynb #0371a3e6
@@ -266,19 +384,26 @@ def write_atomic(
 
 # %% ../nbs/07_clips.ipynb #31d1130a
 def synthetic_clips(
-    config=None, # a `SyntheticConfig`; None: its defaults
-    n: tuple[int, int, int] = (4000, 1000, 2000), # clips in train, valid and test
-    seed: int = 0, # of the draw
-) -> Clips: # inputs are `Vectors`
+    config=None,  # a `SyntheticConfig`; None: its defaults
+    n: tuple[int, int, int] = (4000, 1000, 2000),  # clips in train, valid and test
+    seed: int = 0,  # of the draw
+) -> Clips:  # inputs are `Vectors`
     "Clips of `dmsil.synthetic`, with their true unimodal labels and the least possible errors."
     from dmsil.synthetic import Simulation, SyntheticConfig
+
     world = Simulation(config or SyntheticConfig())
 
     def draw(k: int) -> Split:
         sample, name = world.sample(n[k], seed=3 * seed + k), SPLITS[k]
         inputs = {s: Vectors(x.float()) for s, x in sample.x.items()}
-        return Split(tuple(f"{name}_{i}" for i in range(n[k])), inputs, sample.y_m.float(), {s: y.float() for s, y in sample.y.items()})
+        return Split(
+            tuple(f"{name}_{i}" for i in range(n[k])),
+            inputs,
+            sample.y_m.float(),
+            {s: y.float() for s, y in sample.y.items()},
+        )
 
     train, valid, test = draw(0), draw(1), draw(2)
     truth = {"bayes_mae": world.bayes_mae()} | {s: world.unimodal_bayes_mae(s) for s in train.inputs}
+    truth |= {f"bayes_mae {subset}": mae for subset, mae in world.bayes_by_subset().items()}
     return Clips("synthetic", train, valid, test, truth=truth)

@@ -199,6 +199,10 @@ def _usable(clips: Clips, model: ModelConfig, vary: tuple = ()) -> None:
     if len(clips.modalities) < 2:
         raise DataError(f"{clips.name}: a grid needs at least two modalities, got {', '.join(clips.modalities)}")
     varied(clips.modalities, vary)
+    lacking = {name: len(split) - len(split.complete()) for name, split in clips.splits.items()}
+    if any(lacking.values()):
+        found = ", ".join(f"{k} in {name}" for name, k in lacking.items())
+        raise DataError(f"{clips.name}: found clips that lack a modality ({found}); a grid trains on complete ones")
     for name, x in clips.train.inputs.items():
         if isinstance(x, (Texts, Tokens)) and not model.frozen:
             raise DataError(f"{clips.name}: {name}: a grid trains on frozen text; set frozen")

@@ -319,11 +319,11 @@ def _mmmo_split(table: Fields) -> Split:
     audio, vision = read_padded(table, "audio"), read_padded(table, "vision")
     if vision.shape[1] != audio.shape[1]:
         raise table.error("vision", f"{vision.shape[1]} steps", f"{audio.shape[1]}, as in audio")
-    return Split(
+    names, present = (
         tuple(f"{table.split}_{row}" for row in range(len(labels))),
-        _moved({"audio": audio, "vision": vision}),
-        labels - 3,
+        table.present({s: (s,) for s in ("audio", "vision")}),
     )
+    return Split(names, _moved({"audio": audio, "vision": vision}), labels - 3, present=present)
 
 # %% ../nbs/09_corpora.ipynb #c3709d1b
 def load_mmmo(

@@ -7,11 +7,11 @@ __all__ = []
 
 # %% ../nbs/08_fields.ipynb #1b814cf4
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .clips import DataError, Steps, few
@@ -38,6 +38,17 @@ class Fields:
     clean: bool  # mend what can be mended
     notes: list[str]  # gets a line for what was mended
     rows: int | None = None  # known once the labels are read
+    gone: dict[str, Bool[Tensor, " n"]] = field(default_factory=dict)  # clips that lack what stands under a key
+
+    def lacks(self, key: str, gone: Bool[Tensor, " n"]) -> None:
+        "Remember which clips lack something."
+        if gone.any():
+            self.gone[key] = gone | self.gone.get(key, False)
+
+    def present(self, keys: dict[str, tuple[str, ...]]) -> dict[str, Bool[Tensor, " n"]]:
+        "Which clips have a modality, by the keys that it is read from; what all have is not named."
+        gone = {s: [self.gone[k] for k in names if k in self.gone] for s, names in keys.items()}
+        return {s: ~torch.stack(masks).any(0) for s, masks in gone.items() if masks}
 
     def error(self, field: str, found, expected) -> DataError:
         "One line that says where."
@@ -96,6 +107,22 @@ class Fields:
                 raise self.error(field, f"a {type(value).__name__} in row {row}", "strings")
         return tuple(map(str, values))
 
+    def sentences(self, field: str) -> tuple[str, ...]:
+        "One sentence a clip; a clip of None, or of spaces alone, lacks it."
+        values = self.column(field)
+        values = ["" if v is None else v for v in (values if isinstance(values, list) else values.tolist())]
+        said = replace(self, fields={field: values}).strings(field)
+        self.lacks(field, torch.tensor([not s.strip() for s in said]))
+        return said
+
+# %% ../nbs/08_fields.ipynb #7b8016eb
+def _nowhere(values: Float[Tensor, "n ... d"]) -> Bool[Tensor, " n"]:
+    "Clips whose steps are all NaN, or NaN and then padding."
+    nan = values.isnan().all(-1)
+    if values.ndim == 2:
+        return nan
+    return nan.any(1) & (nan | (values == 0).all(-1)).all(1)
+
 # %% ../nbs/08_fields.ipynb #d702e85a
 def read_floats(
     table: Fields,  # one split
@@ -109,6 +136,9 @@ def read_floats(
     with np.errstate(over="ignore", invalid="ignore"):
         values = torch.from_numpy(np.array(values, dtype=np.float32))  # the one copy
     bad = ~values.isfinite()
+    if bad.any() and shape != "(n,)":
+        table.lacks(field, gone := _nowhere(values))
+        values[gone], bad[gone] = 0, False
     if not bad.any():
         return values
     counts = {
@@ -138,11 +168,10 @@ def read_lengths(
         raise table.error(
             field, f"{found[odd][0]} in row {np.flatnonzero(odd)[0]}", f"whole numbers from 1 to {longest}"
         )
-    for wrong, change in ((found < 1, "reads one step of padding"), (found > longest, "cuts them there")):
-        if not wrong.any():
-            continue
+    table.lacks(field.removesuffix("_lengths"), torch.from_numpy(found < 1))
+    if (wrong := found > longest).any():
         some = f"{wrong.sum()} outside, first {found[wrong][0]:g} in row {np.flatnonzero(wrong)[0]}"
-        table.mend(field, some, f"lengths from 1 to {longest}", change)
+        table.mend(field, some, f"lengths from 1 to {longest}", "cuts them there")
     return torch.from_numpy(found.clip(1, longest).astype(np.int64))
 
 # %% ../nbs/08_fields.ipynb #9f847c1f
@@ -151,11 +180,10 @@ def padded(
     field: str,  # what they are, for the message
     rows: list,  # (L, d) or (L,) arrays, one a clip; None or no step where a clip has none
 ) -> dict[str, np.ndarray]:  # values (n, longest, d) and lengths (n,)
-    "Sequences of any lengths, as an array; a clip without any is refused, or one step of NaN."
+    "Sequences of any lengths, as an array; a clip without any is one step of NaN."
     rows = [np.asarray(row) if row is not None and np.size(row) else None for row in rows]
     rows = [row[:, None] if row is not None and row.ndim == 1 else row for row in rows]
-    gone = [k for k, row in enumerate(rows) if row is None]
-    if len(gone) == len(rows):
+    if all(row is None for row in rows):
         raise table.error(field, "no clip with a step", "at least one")
     first = next(k for k, row in enumerate(rows) if row is not None)
     d = rows[first].shape[-1]
@@ -164,13 +192,6 @@ def padded(
             raise table.error(
                 field, f"shape {row.shape} of {row.dtype} in row {k}", f"(steps, {d}) of numbers, as in row {first}"
             )
-    if gone:
-        table.mend(
-            field,
-            f"no step in {len(gone)} clips, first in row {gone[0]}",
-            "a sequence for each clip",
-            "reads a step of zeros there",
-        )
     rows = [np.full((1, d), np.nan) if row is None else row for row in rows]
     lengths = np.array([len(row) for row in rows])
     values = np.zeros((len(rows), lengths.max(), d), np.float32)
@@ -204,7 +225,7 @@ def read_steps(
             for row in replace(table, fields={field: given}).column(field)
         ]
         parts = padded(table, field, rows)
-        table = replace(table, fields={field: parts["values"], key: parts["lengths"]})
+        table = replace(table, fields=table.fields | {field: parts["values"], key: parts["lengths"]})
     values = read_padded(table, field)
     longest = values.shape[1]
     if key in table.fields:

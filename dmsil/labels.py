@@ -7,7 +7,7 @@ __all__ = ['centre_distances', 'selfmm_label', 'disagreement', 'LabelGenerator']
 
 # %% ../nbs/04_labels.ipynb #d4926286
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 # %% ../nbs/04_labels.ipynb #9bb2fd45
@@ -125,13 +125,16 @@ class RunningCentres(_Exact):
         y: Float[Tensor, "M n"],  # each modality's labels: their signs make the classes
         widths: list[int],  # width of each modality's features
         neutral: str = "exclude",  # label 0: "exclude" it from both classes or count it as "positive"
+        there: Bool[Tensor, "M n"] | None = None,  # which clips have each modality; None: all
     ):
         super().__init__()
         self.widths, self.neutral = list(widths), neutral
+        self.register_buffer("there", there, persistent=False)
         self.register_buffer("y", y.clone())
         self.register_buffer("stored", y.new_zeros(y.shape[1], sum(widths)))  # (n, Σd), as last seen
         self.register_buffer("sums", y.new_zeros(2, sum(widths), dtype=torch.float64))  # positive, negative
-        self.register_buffer("counts", _sides(y, neutral).sum(-1))  # (2, M)
+        sides = _sides(y, neutral)
+        self.register_buffer("counts", (sides if there is None else sides & there).sum(-1))  # (2, M)
 
     def means(self) -> Float[Tensor, "2 D"]:
         "The centres; not a number for a class without clips."
@@ -142,7 +145,8 @@ class RunningCentres(_Exact):
     def replace(self, rows, once, y, F):
         "Write labels (M, b) and features (b, Σd) of some rows and carry the sums along."
         for sign, (y_rows, F_rows) in (-1, (self.y[:, rows], self.stored[rows])), (1, (y, F)):
-            side = sign * (_sides(y_rows, self.neutral) & once)
+            seen = once if self.there is None else once & self.there[:, rows]
+            side = sign * (_sides(y_rows, self.neutral) & seen)
             parts = F_rows.double().split(self.widths, 1)
             self.sums += torch.cat([side[:, m].double() @ part for m, part in enumerate(parts)], 1)
             self.counts += side.sum(-1)
@@ -158,6 +162,7 @@ class UnimodalLabels(RunningCentres):
         dims: dict[str, int],  # width of each modality's features, "fusion" among them
         neutral: str = "exclude",  # clips labelled 0: "exclude" from the centres or "positive"
         floor: float = 0.0,  # w₀ of the weight
+        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
     ):
         y_m = torch.as_tensor(labels).detach()
         if y_m.ndim != 1 or not y_m.isfinite().all():
@@ -167,7 +172,9 @@ class UnimodalLabels(RunningCentres):
         if neutral not in ("exclude", "positive"):
             raise ValueError(f"neutral is 'exclude' or 'positive', got {neutral!r}")
         dims, y_m = {"fusion": dims["fusion"], **dims}, y_m.to(torch.promote_types(y_m.dtype, torch.float32))
-        super().__init__(y_m.repeat(len(dims), 1), dims.values(), neutral)
+        whole = torch.ones(len(y_m), dtype=torch.bool)
+        there = torch.stack([present.get(name, whole) for name in dims]).to(y_m.device) if present else None
+        super().__init__(y_m.repeat(len(dims), 1), dims.values(), neutral, there)
         self.dims, self.floor = dims, floor
 
     @property
@@ -195,6 +202,13 @@ def _last_visit(rows):
     values, order = rows.sort(stable=True)
     last = order[torch.searchsorted(values, rows, right=True) - 1]
     return last, last == torch.arange(len(rows), device=rows.device)
+
+
+def _without_missing(F: Float[Tensor, "b D"], there: Bool[Tensor, "M b"], widths: list[int]) -> Float[Tensor, "b D"]:
+    "Features of missing modalities are 0, whatever they were."
+    return torch.cat(
+        [part.masked_fill(~mask[:, None], 0) for part, mask in zip(F.split(widths, 1), there, strict=True)], 1
+    )
 
 # %% ../nbs/04_labels.ipynb #914e7985
 def _selfmm(gen, F, rows, once):
@@ -226,10 +240,11 @@ class LabelGenerator(UnimodalLabels):
         neutral: str = "exclude",  # clips labelled 0: "exclude" from the centres or "positive"
         floor: float = 0.0,  # w₀ of the weight
         half: bool = False,  # store features in half precision
+        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
     ):
         if mode not in _readouts:
             raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
-        super().__init__(labels, dims, neutral, floor)
+        super().__init__(labels, dims, neutral, floor, present)
         self.bound, self.mode, self.read = bound, mode, _readouts[mode]
         if half:
             self.stored = self.stored.half()
@@ -247,7 +262,10 @@ class LabelGenerator(UnimodalLabels):
         rows = rows.to(self.y.device).contiguous()
         last, once = _last_visit(rows)
         F, y = _side_by_side(features, self.dims, len(rows), self.y)[last], self.y[:, rows]
+        if self.there is not None:
+            F = _without_missing(F, self.there[:, rows], self.widths)
         if epoch > 1:
-            y[1:] = momentum(y[1:], self.read(self, F.double(), rows, once), epoch, self.bound)
+            moved = momentum(y[1:], self.read(self, F.double(), rows, once), epoch, self.bound)
+            y[1:] = moved if self.there is None else torch.where(self.there[1:, rows], moved, y[1:])
         F = F.to(self.stored.dtype)
         self.replace(rows, once, y, torch.where(F.isfinite().all(1, keepdim=True), F, self.stored[rows]))

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, noted
-from .encoders import SequenceEncoder, TextEncoder, VectorEncoder, check_tokens, embed, mean_and_spread, tokenize, unreadable
+from dmsil.encoders import (
+    SequenceEncoder,
+    TextEncoder,
+    VectorEncoder,
+    check_tokens,
+    embed,
+    mean_and_spread,
+    tokenize,
+    unreadable,
+)
 
 # %% ../nbs/13_model.ipynb #24de6dbf
 class Head(nn.Module):
@@ -56,9 +65,12 @@ class ModelConfig:
     activation: Literal["relu", "gelu"] = "relu"  # of a vector encoder
     encoded: int = 16  # width of e_s for sequences and vectors
     aligned: int = 0  # width of z_s, which the alignment acts on and the fusion reads; 0: Self-MM's wiring
-    features: dict[str, int] = field(default_factory=dict)  # widths of h_s that are not 128 (fusion), 32 (text), 16 (others)
+    features: dict[str, int] = field(
+        default_factory=dict
+    )  # widths of h_s that are not 128 (fusion), 32 (text), 16 (others)
     rectified: bool = True  # features through a ReLU, as in Self-MM; False where their covariances are to be read as information (P19)
     dropout: float = 0.1  # everywhere outside the text encoder
+    missing: bool = False  # the fusion is told which modalities a clip lacks; set where clips lack some, or some are hidden in training
 
     def dims(self, modalities) -> dict[str, int]:
         "The width of h for the fusion and each modality."
@@ -73,14 +85,26 @@ def pick_device(
     several, asked = int(os.environ.get("WORLD_SIZE", 1)) > 1, name
     name = {"gpu": "cuda"}.get(name.lower(), f"cuda:{name}" if name.isdigit() else name.lower())
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and not several else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available() and not several
+            else "cpu"
+        )
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     here = ", ".join(["auto", "cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])])
     try:
         device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if several and name == "cuda" else name)
     except RuntimeError:
-        raise DataError(f"device {asked!r} is not one that torch knows; expected one of this machine's: {here}") from None
-    if not several and device.type in ("cuda", "mps") and str(device) not in (*here.split(", "), *(["cuda"] if gpus else [])):
+        raise DataError(
+            f"device {asked!r} is not one that torch knows; expected one of this machine's: {here}"
+        ) from None
+    if (
+        not several
+        and device.type in ("cuda", "mps")
+        and str(device) not in (*here.split(", "), *(["cuda"] if gpus else []))
+    ):
         raise DataError(f"device {asked!r}: found none such on this machine; expected one of {here}")
     return device
 
@@ -107,7 +131,10 @@ def prepare(
     "Sentences become tokens or, with a frozen encoder, vectors."
     text = any(isinstance(x, (Texts, Tokens)) for part in parts for x in clips.splits[part].inputs.values())
     encoder = TextEncoder(config.text, config.pooling).to(device) if config.frozen and text else None
-    made = {part: {s: tokenize(x, config.text) if isinstance(x, Texts) else x for s, x in clips.splits[part].inputs.items()} for part in parts}
+    made = {
+        part: {s: tokenize(x, config.text) if isinstance(x, Texts) else x for s, x in clips.splits[part].inputs.items()}
+        for part in parts
+    }
     clips = noted(clips, *_doubts(clips, made[parts[0]], parts[0], config.text))
 
     def ready(x):
@@ -123,10 +150,12 @@ def input_features(
     clips: Clips,  # any source
     part: str = "test",  # "train", "valid" or "test"
     text: str = "minilm",  # encoder for sentences, as in ModelConfig
-) -> dict[str, Float[Tensor, "n d_s"]]:  # by modality, on the CPU
+) -> dict[str, Float[Tensor, "n d_s"]]:  # by modality, on the CPU; NaN where it is missing
     "One vector a clip and modality, before any training."
     inputs = getattr(prepare(clips, ModelConfig(text=text, frozen=True), parts=(part,)), part).to("cpu").inputs
-    return {s: mean_and_spread(x.values, x.lengths) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
+    made = {s: mean_and_spread(x.values, x.lengths) if isinstance(x, Steps) else x.values for s, x in inputs.items()}
+    gone = {s: ~mask for s, mask in clips.splits[part].present.items() if s in made}
+    return {s: x.masked_fill(gone[s][:, None], torch.nan) if s in gone else x for s, x in made.items()}
 
 # %% ../nbs/13_model.ipynb #9d84f404
 class Spec(NamedTuple):
@@ -138,9 +167,11 @@ class Spec(NamedTuple):
 
 def specs(clips: Clips) -> dict[str, Spec]:
     "Kind and width of every modality."
+
     def spec(x):
         kind = type(x).__name__.lower()
         return Spec(kind, 0 if isinstance(x, Tokens) else x.values.shape[-1])
+
     return {name: spec(x) for name, x in clips.train.inputs.items()}
 
 # %% ../nbs/13_model.ipynb #9713f6fa
@@ -166,6 +197,39 @@ def _encoder(spec: Spec, config: ModelConfig, pretrained: bool) -> nn.Module:
         return SequenceEncoder(spec.width, c.encoded, c.hidden, c.layers, c.bidirectional, c.sequence, c.dropout)
     return VectorEncoder(spec.width, c.encoded, c.hidden, c.dropout, c.depth, c.activation)
 
+# %% ../nbs/13_model.ipynb #e2943b75
+def _encoded(encoder: nn.Module, x: Tokens | Steps | Vectors, there: Tensor | None) -> Float[Tensor, "n e"]:
+    "Encodings of the clips that have the modality; 0 for the others."
+    if there is None or bool(there.all()):
+        return encoder(x)
+    rows, device = there.nonzero()[:, 0], (x.ids if isinstance(x, Tokens) else x.values).device
+    if not len(rows):  # one blank row, so that every weight has a gradient, of 0
+        one = x.take(torch.tensor([0]))
+        e = encoder(
+            replace(
+                one, **{"ids" if isinstance(x, Tokens) else "values": torch.zeros_like(next(iter(vars(one).values())))}
+            )
+        )[:0]
+    else:
+        e = encoder(x.take(rows))
+    return e.new_zeros(len(there), e.shape[1]).index_copy(0, rows.to(device), e)
+
+# %% ../nbs/13_model.ipynb #1b42ec8a
+class _Absent(nn.Module):
+    "What the fusion reads where modalities are missing."
+
+    def __init__(self, widths: dict[str, int]):
+        super().__init__()
+        self.stand_in = nn.ParameterDict({name: torch.zeros(width) for name, width in widths.items()})
+
+    def forward(self, read: dict[str, Tensor], there: dict[str, Tensor]) -> Float[Tensor, "n f"]:
+        "Features side by side, a stand-in for each that is missing, and a bit each that says so."
+        first = next(iter(read.values()))
+        whole = torch.ones(len(first), dtype=torch.bool)
+        here = {name: there.get(name, whole).to(first.device, non_blocking=True)[:, None] for name in read}
+        parts = [torch.where(here[name], x, self.stand_in[name].to(x.dtype)) for name, x in read.items()]
+        return torch.cat([*parts, *((~bit).to(first.dtype) for bit in here.values())], 1)
+
 # %% ../nbs/13_model.ipynb #4b9da6e8
 class MultimodalModel(nn.Module):
     "Encoders, aligned features, fusion, one multimodal and one head per modality."
@@ -180,21 +244,44 @@ class MultimodalModel(nn.Module):
         self.config, self.modalities = config, tuple(specs)
         self.encoders = nn.ModuleDict({name: _encoder(spec, config, pretrained) for name, spec in specs.items()})
         widths = {name: encoder.width for name, encoder in self.encoders.items()}
-        self.align = nn.ModuleDict({name: nn.Linear(width, config.aligned) for name, width in widths.items()} if config.aligned else {})
-        widths["fusion"] = config.aligned * len(widths) or sum(widths.values())
+        self.align = nn.ModuleDict(
+            {name: nn.Linear(width, config.aligned) for name, width in widths.items()} if config.aligned else {}
+        )
+        read = dict.fromkeys(widths, config.aligned) if config.aligned else dict(widths)  # by the fusion
+        self.absent = _Absent(read) if config.missing else None
+        widths["fusion"] = sum(read.values()) + (len(read) if config.missing else 0)
         self.additive = nn.Linear(widths["fusion"], 1) if config.aligned else None
         dims = config.dims(specs)
-        self.heads = nn.ModuleDict({name: Head(widths[name], dims[name], config.dropout, config.rectified) for name in dims})
+        self.heads = nn.ModuleDict(
+            {name: Head(widths[name], dims[name], config.dropout, config.rectified) for name in dims}
+        )
 
     def forward(
         self,
         inputs: dict[str, Tokens | Steps | Vectors],  # n clips, by modality
-    ) -> Output:  # predictions and features, by name
+        present: dict[str, Bool[Tensor, "n"]]
+        | None = None,  # which clips have a modality, on the CPU; one not named: all
+        shown: dict[str, Bool[Tensor, "n"]]
+        | None = None,  # which of them the fusion is given; None: all that are present
+    ) -> Output:  # predictions and features, by name; those of a missing modality mean nothing
         "Predict the multimodal and every unimodal label."
-        e = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        e = {
+            name: _encoded(encoder, inputs[name], (present or {}).get(name)) for name, encoder in self.encoders.items()
+        }
         z = {name: align(e[name]) for name, align in self.align.items()}
-        e["fusion"] = torch.cat([(z or e)[name] for name in self.modalities], 1)
-        h, y_hat = ({name: part[i] for name, part in heads.items()} for heads in [{s: head(e[s]) for s, head in self.heads.items()}] for i in (0, 1))
+        read = {name: (z or e)[name] for name in self.modalities}
+        if self.absent is None and not all(
+            mask.all() for masks in (present, shown) if masks for mask in masks.values()
+        ):
+            raise ValueError("clips lack a modality; expected a model with missing=True, as modality_dropout makes it")
+        e["fusion"] = (
+            torch.cat(list(read.values()), 1) if self.absent is None else self.absent(read, shown or present or {})
+        )
+        h, y_hat = (
+            {name: part[i] for name, part in heads.items()}
+            for heads in [{s: head(e[s]) for s, head in self.heads.items()}]
+            for i in (0, 1)
+        )
         if self.additive is not None:
             y_hat["fusion"] = y_hat["fusion"] + self.additive(e["fusion"]).squeeze(-1)
         return Output(y_hat, h, z)

@@ -9,7 +9,7 @@ __all__ = ['LossTerms', 'multitask_loss']
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .alignment import AlignmentTerms
@@ -44,12 +44,25 @@ class LossTerms:
         terms = self.named()
         return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
 
+# %% ../nbs/14_objective.ipynb #6de94482
+def _having(mask: Tensor | None, *xs: Tensor | None) -> tuple[Tensor | None, ...]:
+    "The clips that have a modality."
+    if mask is None:
+        return xs
+    rows = mask.nonzero()[:, 0].to(xs[0].device)
+    return tuple(x if x is None else x.index_select(0, rows) for x in xs)
+
+
+def _mean(x: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+    return x.mean() if len(x) else x.sum()
+
 # %% ../nbs/14_objective.ipynb #bc5fbd3d
 def multitask_loss(
     predictions: dict[str, Float[Tensor, "n"]],  # ŷ of "fusion" and of each modality
     labels: dict[str, Float[Tensor, "n"]],  # y_m under "fusion", the generated y_s beside it
     weights: dict[str, Float[Tensor, "n"]],  # W_s of each modality that is to be trained
     alignment: AlignmentTerms | None = None,  # what ModalAlignment returned for the batch
+    present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
 ) -> LossTerms:  # .total to call .backward() on, and each term by name
     "Self-MM's multi-task loss mean|ŷ_m − y_m| + Σ_s mean(W_s·|ŷ_s − y_s|), and the alignment's terms."
 
@@ -59,7 +72,10 @@ def multitask_loss(
         shapes = {"predictions": predictions[s], "labels": labels[s]} | ({} if W is None else {"weights": W})
         if len({x.shape for x in shapes.values()}) > 1:
             raise ValueError(f"{s}: " + ", ".join(f"{kind} {tuple(x.shape)}" for kind, x in shapes.items()))
-        return (predictions[s] - labels[s].detach()).abs()
+        y_hat, y, W = _having(
+            (present or {}).get(s), predictions[s], labels[s].detach(), W if W is None else W.detach()
+        )
+        return (y_hat - y).abs() if W is None else W * (y_hat - y).abs()
 
-    unimodal = {s: (W.detach() * distance(s, W)).mean() for s, W in weights.items()}
+    unimodal = {s: _mean(distance(s, W)) for s, W in weights.items()}
     return LossTerms(distance("fusion").mean(), unimodal, alignment)

@@ -15,11 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Tokens, Vectors, few, kind_of
+from dmsil.clips import (
+    BOUNDS,
+    SPLITS,
+    Clips,
+    DataError,
+    Split,
+    Steps,
+    Texts,
+    Tokens,
+    Vectors,
+    few,
+    kind_of,
+)
 from .fields import Fields, read_labels, read_lengths, read_steps
+from .missing import missing_notes
 from .unpickling import unpickle
 
 # %% ../nbs/08_pickles.ipynb #09043de0
@@ -71,11 +84,29 @@ def _text(table: Fields, key: str | None) -> Texts | Tokens | Steps:
         table.remark("text: token numbers, mask and types, read as text_bert")
         return _tokens(replace(table, fields=table.fields | {"text_bert": values}))
     return (
-        _tokens(table) if key == "text_bert" else read_steps(table, key) if key == "text" else Texts(table.strings(key))
+        _tokens(table)
+        if key == "text_bert"
+        else read_steps(table, key)
+        if key == "text"
+        else Texts(table.sentences(key))
     )
 
 # %% ../nbs/08_pickles.ipynb #d1fbfc15
 _UNIMODAL = {"text": "regression_labels_T", "audio": "regression_labels_A", "vision": "regression_labels_V"}
+
+# %% ../nbs/08_pickles.ipynb #0b22bb04
+def _presence(table: Fields, s: str) -> None:
+    "A file may say itself which clips have a modality: `audio_present`, as `save_clips` writes it."
+    key = f"{s}_present"
+    if key not in table.fields:
+        return
+    mask = table.numbers(key)
+    if mask.ndim != 1:
+        raise table.error(key, f"shape {mask.shape}", "(n,)")
+    odd = ~np.isin(mask, (0, 1))
+    if odd.any():
+        raise table.error(key, f"{mask[odd][0]} in row {np.flatnonzero(odd)[0]}", "1 or 0 for each clip")
+    table.lacks(key, torch.from_numpy(mask == 0))
 
 # %% ../nbs/08_pickles.ipynb #8a46223d
 def _target(table: Fields) -> Float[Tensor, " n"]:
@@ -117,12 +148,15 @@ def _split(table: Fields, text: str | None) -> Split:
             raise table.error(s, f"no such key among {few(table.fields)}", f"{s}; is it {near[0]}?")
     if not inputs:
         raise table.error("", f"none among {few(table.fields)}", "text, audio or vision")
-    return Split(
-        _names(table),
-        inputs,
-        labels,
-        {name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs},
+    unimodal = {
+        name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs
+    }
+    for s in inputs:
+        _presence(table, s)
+    present = table.present(
+        {s: ("text_bert", "text", "raw_text", "text_present") if s == "text" else (s, f"{s}_present") for s in inputs}
     )
+    return Split(_names(table), inputs, labels, unimodal, present)
 
 # %% ../nbs/08_pickles.ipynb #43570694
 def checked_clips(
@@ -211,7 +245,7 @@ def _said(table: Fields) -> tuple[str, ...]:  # sentences beside tokens, the fir
 def load_clips(
     path: str | Path,  # a pickle in MMSA's layout, aligned or not
     dataset: str | None = None,  # "mosi", "mosei", "sims" or "simsv2"; None: sims if every |label| ≤ 1, else mosi
-    clean: bool = False,  # True: NaN and ±inf in features become 0, lengths are forced into the array; see `notes`
+    clean: bool = False,  # True: single NaN and ±inf in features become 0, lengths are cut to the array; see `notes`
     text: str | None = None,  # "text_bert", "text" or "raw_text"; None: text_bert where there is one, else text
 ) -> Clips:
     "Clips from the field's pickle layout: nothing in it is run, everything in it is checked."
@@ -228,12 +262,27 @@ def load_clips(
         if dataset == "sims":
             notes.append("labels: all within ±1, so CH-SIMS's metrics apply; dataset='mosi' if the scale is ±3")
     notes += [f"{s}: none in this file" for s in ("text", "audio", "vision") if s not in splits["train"].inputs]
+    notes += missing_notes(splits)
     clips = Clips(path.stem, **splits, bound=BOUNDS[dataset], dataset=dataset, notes=tuple(notes), raw_text=said)
     return checked_clips(clips, path.name)
 
 # %% ../nbs/08_pickles.ipynb #2ed96c01
 def _padded_to(x: Tensor, longest: int) -> np.ndarray:  # (n, L, …) to (n, longest, …)
     return np.pad(x.cpu().numpy(), [(0, 0), (0, longest - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+
+
+def _emptied(x, there: Bool[Tensor, " n"]):
+    "One step of zeros, or no word, where a clip lacks the modality."
+    if isinstance(x, Texts):
+        return Texts(tuple(said if here else "" for said, here in zip(x.strings, there.tolist(), strict=True)))
+    field = "ids" if isinstance(x, Tokens) else "values"
+    values, gone = getattr(x, field).clone(), (~there).to(getattr(x, field).device)
+    values[gone] = 0
+    return (
+        replace(x, **{field: values})
+        if isinstance(x, Vectors)
+        else replace(x, **{field: values}, lengths=torch.where(there, x.lengths, 1))
+    )
 
 
 def _sequence(field: str, x: Steps | Vectors, longest: int) -> dict:
@@ -258,6 +307,10 @@ _FEELINGS = ("Negative", "Neutral", "Positive")
 
 def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], tokens: Tokens | None) -> dict:
     "One split as a dict of fields."
+    masks = {f"{key}_present": split.present[s].long().tolist() for key, s in fields.items() if s in split.present}
+    split = replace(
+        split, inputs={s: _emptied(x, split.present[s]) if s in split.present else x for s, x in split.inputs.items()}
+    )
     signs = split.labels.sign().long().add(1).tolist()
     out = {
         "id": list(split.ids),
@@ -270,7 +323,11 @@ def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], token
         out |= _written_text(tokens, longest["tokens"])
     for key in ("audio", "vision"):
         out |= _sequence(key, split.inputs[fields[key]], longest[key])
-    return out | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
+    return (
+        out
+        | masks
+        | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
+    )
 
 # %% ../nbs/08_pickles.ipynb #66962832
 def _length(x) -> int:  # of the longest clip

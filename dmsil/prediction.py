@@ -8,6 +8,7 @@ __all__ = ['predict', 'evaluate', 'predict_clips']
 # %% ../nbs/18_prediction.ipynb #087ef92a
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .checkpoints import load_model
-from .clips import Clips, DataError, Split, in_order, kind_of, scaled
+from .clips import Clips, DataError, Split, Texts, in_order, kind_of, scaled
 from .metrics import sentiment_metrics
+from .missing import blank
 from .model import MultimodalModel, Spec, prepare, specs
 from .processes import Ranks, forward_rows
 
@@ -38,19 +40,24 @@ def predict(
     batch_size: int = 128,  # clips per forward pass
     precision: str = "float32",  # or "bfloat16"
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
+    hidden: tuple[str, ...] = (),  # modalities to do without
 ) -> tuple[
     dict[str, Tensor], dict[str, Tensor]
 ]:  # predictions, what the alignment acts on: by name, in the order of the split
-    "Predictions and aligned features (P21's) of every clip."
+    "Predictions and aligned features (P21's) of every clip; those of a modality that is missing are NaN."
+    present = split.present | {s: torch.zeros(len(split), dtype=torch.bool) for s in hidden}
     training, device = model.training, next(model.parameters()).device
     model.eval()
     outs = []
     for rows in torch.arange(len(split)).split(batch_size * ranks.world):
         with autocast(device, precision):
-            outs.append(forward_rows(model, split.inputs, rows, ranks))
+            outs.append(forward_rows(model, split.inputs, rows, ranks, present))
     model.train(training)
     join = lambda parts: {name: single(torch.cat([part[name] for part in parts])).cpu() for name in parts[0]}
-    return join([out.predictions for out in outs]), join([out.aligned for out in outs])
+    y_hat, z = join([out.predictions for out in outs]), join([out.aligned for out in outs])
+    for s, mask in present.items():
+        y_hat[s][~mask] = z[s][~mask] = torch.nan
+    return y_hat, z
 
 # %% ../nbs/18_prediction.ipynb #e35b804e
 def evaluate(
@@ -71,8 +78,35 @@ def scores(
 ) -> dict[str, Any]:  # as `evaluate`
     "The metrics of predictions that were made."
     truth = {name: split.unimodal.get(name, split.labels).cpu() for name in y_hat if name != "fusion"}
-    unimodal = {name: (y_hat[name] - truth[name]).abs().mean().item() for name in truth}
+    rows = {name: split.rows_with(name) for name in truth}
+    unimodal = {name: (y_hat[name] - y)[rows[name]].abs().mean().item() for name, y in truth.items()}
     return sentiment_metrics(y_hat["fusion"], split.labels.cpu(), dataset) | {"unimodal": unimodal}
+
+# %% ../nbs/18_prediction.ipynb #eb7c3fb9
+MOST = 5  # modalities whose every subset is tried; of more: each alone, all but one, and all
+
+
+def by_subset(
+    model: MultimodalModel,  # trained with missing modalities
+    split: Split,  # on its device
+    dataset: str = "mosi",  # convention of the metrics
+    precision: str = "float32",  # or "bfloat16"
+    ranks: Ranks = Ranks(),  # processes that share the work; all must call
+) -> dict[
+    str, dict[str, Any]
+]:  # under names such as text+audio: the field's metrics, and how many clips have all of these
+    "The metrics of a split for each subset of the modalities."
+    names, M, found = model.modalities, len(model.modalities), {}
+    sizes = range(1, M + 1) if M <= MOST else (1, M - 1, M)
+    for subset in [subset for k in sizes for subset in combinations(names, k)]:
+        part = split.take(split.rows_with(*subset)) if split.present else split
+        if len(part):
+            hidden = tuple(s for s in names if s not in subset)
+            y_hat, _ = predict(model, part, precision=precision, ranks=ranks, hidden=hidden)
+            found["+".join(subset)] = sentiment_metrics(y_hat["fusion"], part.labels.cpu(), dataset) | {
+                "clips": len(part)
+            }
+    return found
 
 # %% ../nbs/18_prediction.ipynb #3ce66025
 def reference(clips: Clips) -> dict[str, float]:
@@ -81,6 +115,25 @@ def reference(clips: Clips) -> dict[str, float]:
     return {"mean_predictor_MAE": mean} | (
         {"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {}
     )
+
+# %% ../nbs/18_prediction.ipynb #1145bf1f
+def _without(split: Split, file: str, about: dict, run: str, able: bool) -> Split:
+    "The clips with the modalities that a run reads; those it can do without are marked as missing where there are none."
+    specs, inputs, present, n = about["specs"], dict(split.inputs), dict(split.present), len(split)
+    for s, (kind, width) in specs.items():
+        if s not in inputs and (not able or not set(specs) & set(split.inputs)):
+            hint = "" if able else "; trained with modality_dropout it would do without"
+            raise DataError.at(
+                file, "", s, f"none among {', '.join(split.inputs)}", f"{s}, which {run} was trained on{hint}"
+            )
+        if s not in inputs:
+            inputs[s] = Texts(("",) * n) if kind == "tokens" else blank(kind, width, n)
+            present[s] = torch.zeros(n, dtype=torch.bool)
+        if s in present and not able and not present[s].all():
+            gone, expected = int((~present[s]).sum()), f"{s} in every clip, or a run trained with modality_dropout"
+            raise DataError.at(file, "", s, f"missing in {gone} of {n} clips", expected)
+    masks = {s: mask for s, mask in present.items() if s in specs and able}
+    return replace(split, inputs={s: inputs[s] for s in specs}, present=masks)
 
 # %% ../nbs/18_prediction.ipynb #801af5f4
 def fitted(
@@ -91,16 +144,14 @@ def fitted(
 ) -> Clips:  # as the model reads them
     "Clips of the kinds and widths that a run was trained on, their columns in its order, or one line that says what differs."
     file, known = Path(clips.name).name, about["clips"].get("columns", {})
-    for s in about["specs"]:
-        if s not in clips.modalities:
-            raise DataError.at(
-                file, "", s, f"none among {', '.join(clips.modalities)}", f"{s}, which {run} was trained on"
-            )
+    able, whole = model.config.missing, clips.splits
+    clips = replace(clips, **{name: _without(split, file, about, run, able) for name, split in whole.items()})
     ordered = {s: tuple(known.get(s, ())) for s in about["specs"]}
 
     def part(split: Split) -> Split:
-        x = {s: in_order(split.inputs[s], clips.columns.get(s, ()), wanted, file, s) for s, wanted in ordered.items()}
-        return replace(split, inputs=x)
+        lacks = {s for s in about["specs"] if s not in whole["train"].inputs}
+        put = lambda s, x: x if s in lacks else in_order(x, clips.columns.get(s, ()), ordered[s], file, s)
+        return replace(split, inputs={s: put(s, split.inputs[s]) for s in ordered})
 
     ready = prepare(replace(clips, **{name: part(split) for name, split in clips.splits.items()}), model.config)
     for s, found in specs(ready).items():
@@ -110,13 +161,15 @@ def fitted(
     return ready
 
 # %% ../nbs/18_prediction.ipynb #6f9511c3
-def _fitting(clips: Split, name: str, about: dict, run: str, columns: dict) -> Split:
+def _fitting(clips: Split, name: str, about: dict, run: str, columns: dict, able: bool) -> Split:
     "The inputs that a run reads, scaled as it was trained."
     scale, known, inputs = about["clips"].get("scale", {}), about["clips"].get("columns", {}), {}
+    given, clips = set(clips.inputs), _without(clips, name, about, run, able)
     for s, (kind, width) in about["specs"].items():
-        if s not in clips.inputs:
-            raise DataError.at(name, "", s, "none", f"{s}, which {run} was trained on")
         x = clips.inputs[s]
+        if s not in given:
+            inputs[s] = x
+            continue
         wanted = "texts" if s == "text" else f"{kind} of width {width}"
         if kind_of(x) != wanted:
             raise DataError.at(name, "", s, kind_of(x), f"{wanted}, as {run} was trained on")
@@ -137,10 +190,14 @@ def predict_clips(
 ) -> list[dict]:  # a row a clip: its id, prediction, and what each modality says alone (if it was trained to)
     "What a trained model says about clips to come, on the scale of the labels it was trained with."
     model, about = load_model(run, device)
-    split, where = _fitting(clips, name, about, Path(run).name, columns or {}), next(model.parameters()).device
+    split, where = (
+        _fitting(clips, name, about, Path(run).name, columns or {}, model.config.missing),
+        next(model.parameters()).device,
+    )
     split = prepare(Clips(name, split, split, split), model.config, where).train.to(where)
     y, _ = predict(model, split)
-    number, heads = lambda v: round(float(v), 3), model.modalities if about["train"]["labels"] != "none" else ()
+    number = lambda v: None if v.isnan() else round(float(v), 3)  # nothing, where a modality is missing
+    heads = model.modalities if about["train"]["labels"] != "none" else ()
     return [
         {"clip": clip, "prediction": number(y["fusion"][k])} | {f"{s}_alone": number(y[s][k]) for s in heads}
         for k, clip in enumerate(split.ids)

@@ -39,6 +39,7 @@ class TrainConfig:
     labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: y_m alone
     neutral: Literal["exclude", "positive"] = "exclude"  # where clips with label 0 count
     floor: float = 0.0  # least weight of a unimodal task
+    modality_dropout: float = 0.0  # chance that the fusion isn't given a modality of a training clip; never all of one
     average: float = 0.0  # epochs over which the weights that are tested are averaged; 0: the last ones
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
@@ -48,6 +49,8 @@ class TrainConfig:
         for name in ("epochs", "patience", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.modality_dropout < 1:
+            raise ValueError(f"modality_dropout must be at least 0 and below 1, got {self.modality_dropout}")
         if self.measure != "none" and self.batch_size < 4:
             raise ValueError(f"batch_size must be at least 4 for a covariance, got {self.batch_size}")
 

@@ -87,10 +87,14 @@ def forward_rows(
     inputs: dict[str, Any],  # of a split
     rows: Tensor,  # row numbers of the whole batch (CPU)
     ranks: Ranks = Ranks(),  # every one of them must make this call
+    present: dict[str, Tensor] | None = None,  # which clips of the split have a modality
+    shown: dict[str, Tensor] | None = None,  # which of them the fusion is given; None: all that are present
 ) -> Output:  # of all rows
     "Predictions, features and aligned features; each process encodes its part of the rows."
     own = rows.tensor_split(ranks.world)[ranks.rank]
-    out = model({name: x.take(own if len(own) else rows[:1]) for name, x in inputs.items()})
+    read = own if len(own) else rows[:1]
+    masks = [{name: mask[read] for name, mask in part.items()} if part else None for part in (present, shown)]
+    out = model({name: x.take(read) for name, x in inputs.items()}, *(masks if any(masks) else ()))
     if ranks.world == 1:
         return out
     y, h, z = out

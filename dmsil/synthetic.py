@@ -10,17 +10,19 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 # %% ../nbs/06_synthetic.ipynb #691fcca8
 def pair_correlation(
-    nats: float, # I ≥ 0, what the two blocks share
-    k: int, # width of each block
-) -> float: # r in [0, 1), the correlation of partner coordinates
+    nats: float,  # I ≥ 0, what the two blocks share
+    k: int,  # width of each block
+) -> float:  # r in [0, 1), the correlation of partner coordinates
     "P33: the r at which two k-wide standard normal blocks share `nats`."
     return math.sqrt(-math.expm1(-2 * nats / k))
+
 
 def _nats(r: float, k: int) -> float:
     "P33 read the other way."
@@ -30,18 +32,24 @@ def _nats(r: float, k: int) -> float:
 @dataclass(frozen=True)
 class SyntheticConfig:
     "A world of modalities: their widths, the nats they share, and how the label reads them."
-    dims: dict[str, int] = field(default_factory=lambda: {"text": 32, "audio": 16, "vision": 24}) # observed widths d_s
-    omega: dict[str, float] = field(default_factory=lambda: {"text": 0.5, "audio": 0.3, "vision": 0.2}) # ω_s, weight of y_s in y_m
-    common: float = 1.0 # nats that the common block gives to every pair
-    pairs: dict[tuple[str, str], float] = field(default_factory=lambda: {("text", "audio"): 1.0}) # nats that one pair alone shares
-    k_common: int = 2 # width of the common block
-    k_pair: int = 2 # width of a pair's block
-    k_private: int = 4 # width of a private block
-    eta: float = 0.5 # η in [0, 1], private part of a unimodal label's variance
-    nonlinear: bool = True # observe through h + 0.3h³ between two orthogonal maps, or through the maps alone
-    seed: int = 0 # of the maps
 
-    def __post_init__(self): _check(self)
+    dims: dict[str, int] = field(default_factory=lambda: {"text": 32, "audio": 16, "vision": 24})  # observed widths d_s
+    omega: dict[str, float] = field(
+        default_factory=lambda: {"text": 0.5, "audio": 0.3, "vision": 0.2}
+    )  # ω_s, weight of y_s in y_m
+    common: float = 1.0  # nats that the common block gives to every pair
+    pairs: dict[tuple[str, str], float] = field(
+        default_factory=lambda: {("text", "audio"): 1.0}
+    )  # nats that one pair alone shares
+    k_common: int = 2  # width of the common block
+    k_pair: int = 2  # width of a pair's block
+    k_private: int = 4  # width of a private block
+    eta: float = 0.5  # η in [0, 1], private part of a unimodal label's variance
+    nonlinear: bool = True  # observe through h + 0.3h³ between two orthogonal maps, or through the maps alone
+    seed: int = 0  # of the maps
+
+    def __post_init__(self):
+        _check(self)
 
     def blocks(self, name: str) -> dict:
         "Width of each block of a modality: common, its pairs, private."
@@ -52,26 +60,35 @@ class SyntheticConfig:
 def _check(config: SyntheticConfig) -> None:
     "A world that can't be built is refused with what it lacks."
     names, pairs = list(config.dims), list(config.pairs)
-    if len(names) < 2: raise ValueError(f"a world needs at least two modalities, got {names}")
-    if set(config.omega) != set(names): raise ValueError(f"omega needs a weight for each of {names}, got {list(config.omega)}")
+    if len(names) < 2:
+        raise ValueError(f"a world needs at least two modalities, got {names}")
+    if set(config.omega) != set(names):
+        raise ValueError(f"omega needs a weight for each of {names}, got {list(config.omega)}")
     for pair in pairs:
-        if len(pair) != 2 or len(set(pair) & set(names)) != 2: raise ValueError(f"pair {pair} needs two different names of {names}")
-    if len(set(map(frozenset, pairs))) < len(pairs): raise ValueError(f"a pair stands twice in {pairs}")
+        if len(pair) != 2 or len(set(pair) & set(names)) != 2:
+            raise ValueError(f"pair {pair} needs two different names of {names}")
+    if len(set(map(frozenset, pairs))) < len(pairs):
+        raise ValueError(f"a pair stands twice in {pairs}")
     for nats in (config.common, *config.pairs.values()):
-        if not 0 <= nats < math.inf: raise ValueError(f"shared information needs to be finite and at least 0 nats, got {nats}")
-    if min(config.k_common, config.k_pair, config.k_private) < 1: raise ValueError("each block needs a width of at least 1")
-    if not 0 <= config.eta <= 1: raise ValueError(f"eta needs to lie in [0, 1], got {config.eta}")
+        if not 0 <= nats < math.inf:
+            raise ValueError(f"shared information needs to be finite and at least 0 nats, got {nats}")
+    if min(config.k_common, config.k_pair, config.k_private) < 1:
+        raise ValueError("each block needs a width of at least 1")
+    if not 0 <= config.eta <= 1:
+        raise ValueError(f"eta needs to lie in [0, 1], got {config.eta}")
     for name, d in config.dims.items():
         k = sum(config.blocks(name).values())
-        if d < k: raise ValueError(f"{name} needs an observed width of at least {k}, that of its blocks together, got {d}")
+        if d < k:
+            raise ValueError(f"{name} needs an observed width of at least {k}, that of its blocks together, got {d}")
 
 # %% ../nbs/06_synthetic.ipynb #9a3b405f
 class _Information:
     "Closed forms of what modalities share."
+
     def __init__(self, config: SyntheticConfig | None = None):
         self.config = config or SyntheticConfig()
         self.names = tuple(self.config.dims)
-        self.r = pair_correlation(self.config.common, self.config.k_common) # r_c
+        self.r = pair_correlation(self.config.common, self.config.k_common)  # r_c
 
     def information(self, a: str, b: str) -> float:
         "I(x_a; x_b) in nats."
@@ -82,26 +99,32 @@ class _Information:
         self._known(a, b, *given)
         pairs = self.config.pairs
         I_ab = pairs.get((a, b), pairs.get((b, a), 0.0))
-        if not given: return I_ab + self.config.common
+        if not given:
+            return I_ab + self.config.common
         return I_ab + _nats(self.r / (1 + len(given) * self.r), self.config.k_common)
 
     def _known(self, *names: str) -> None:
         for name in names:
-            if name not in self.names: raise ValueError(f"unknown modality {name!r}, expected one of {', '.join(self.names)}")
-        if len(set(names)) < len(names): raise ValueError(f"a modality is named twice: {', '.join(names)}")
+            if name not in self.names:
+                raise ValueError(f"unknown modality {name!r}, expected one of {', '.join(self.names)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a modality is named twice: {', '.join(names)}")
 
 # %% ../nbs/06_synthetic.ipynb #821564dd
 def _mean_absolute(variance: float) -> float:
     "E|y| of a centred normal y."
     return math.sqrt(2 / math.pi * variance)
 
+
 class _Labels(_Information):
     "Closed forms of what modalities know about the labels."
+
     def __init__(self, config: SyntheticConfig | None = None):
         super().__init__(config)
         omega, eta = self.config.omega.values(), self.config.eta
         self.c = math.sqrt((1 - eta) * sum(omega) ** 2 + eta * sum(w * w for w in omega))
-        if self.c == 0: raise ValueError("omega leaves nothing of the multimodal label")
+        if self.c == 0:
+            raise ValueError("omega leaves nothing of the multimodal label")
 
     def label_variance(self, *names: str) -> float:
         "Var(y_m | x of `names`), P34; 1 if no name is given."
@@ -115,6 +138,11 @@ class _Labels(_Information):
         "Least MAE of y_m from x of `names`; from all modalities together if none is named."
         return _mean_absolute(self.label_variance(*(names or self.names)))
 
+    def bayes_by_subset(self) -> dict[str, float]:
+        "Least MAE of y_m from each subset of the modalities, under names such as text+audio."
+        subsets = [names for k in range(1, len(self.names) + 1) for names in combinations(self.names, k)]
+        return {"+".join(names): self.bayes_mae(*names) for names in subsets}
+
     def unimodal_bayes_mae(self, name: str) -> float:
         "Least MAE of y_s from x_s."
         self._known(name)
@@ -123,6 +151,7 @@ class _Labels(_Information):
 # %% ../nbs/06_synthetic.ipynb #07278509
 class _Disagreement(_Labels):
     "Closed forms of how unimodal and multimodal labels differ."
+
     def label_correlation(self, name: str) -> float:
         "corr(y_s, y_m)."
         self._known(name)
@@ -139,20 +168,29 @@ class _Disagreement(_Labels):
 
 # %% ../nbs/06_synthetic.ipynb #f4af519b
 def with_discord(
-    config: SyntheticConfig, # a world; its own η doesn't matter
-    discord: float, # p, share of clips in which y_s and y_m are to differ in sign
-    name: str | None = None, # s; None: p is the mean over all modalities
-) -> SyntheticConfig: # the same world at the least η that gives p
+    config: SyntheticConfig,  # a world; its own η doesn't matter
+    discord: float,  # p, share of clips in which y_s and y_m are to differ in sign
+    name: str | None = None,  # s; None: p is the mean over all modalities
+) -> SyntheticConfig:  # the same world at the least η that gives p
     "The world with as much conflict as asked for."
     from scipy.optimize import brentq
+
     names = tuple(config.dims) if name is None else (name,)
-    def reached(eta: float) -> float: return sum(map(_Disagreement(replace(config, eta=eta)).sign_discord, names)) / len(names)
-    etas = [0.0 if sum(config.omega.values()) else 1e-9, *(k / 400 for k in range(1, 401))] # weights that cancel need η > 0
+
+    def reached(eta: float) -> float:
+        return sum(map(_Disagreement(replace(config, eta=eta)).sign_discord, names)) / len(names)
+
+    etas = [
+        0.0 if sum(config.omega.values()) else 1e-9,
+        *(k / 400 for k in range(1, 401)),
+    ]  # weights that cancel need η > 0
     grid = [reached(eta) for eta in etas]
     low, high = min(grid), max(grid)
     if not low - 1e-7 <= discord <= high + 1e-7:
         whose = "on average over modalities" if name is None else f"for {name}"
-        raise ValueError(f"with these weights signs differ in {low:.3f} to {high:.3f} of the clips {whose}, asked for {discord}")
+        raise ValueError(
+            f"with these weights signs differ in {low:.3f} to {high:.3f} of the clips {whose}, asked for {discord}"
+        )
     target = min(max(discord, low), high)
     k = next(k for k in range(len(etas) - 1) if min(grid[k : k + 2]) <= target <= max(grid[k : k + 2]))
     return replace(config, eta=brentq(lambda eta: reached(eta) - target, etas[k], etas[k + 1], xtol=1e-15))
@@ -160,12 +198,15 @@ def with_discord(
 # %% ../nbs/06_synthetic.ipynb #32b258ae
 class _Observation(_Disagreement):
     "From latent blocks to observed features and back."
+
     def __init__(self, config: SyntheticConfig | None = None):
         super().__init__(config)
         generator = torch.Generator().manual_seed(self.config.seed)
+
         def orthonormal(d, k):
             Q, R = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=torch.float64))
             return Q * R.diagonal().sign()
+
         widths = {name: sum(self.config.blocks(name).values()) for name in self.names}
         self.maps = {name: (orthonormal(k, k), orthonormal(self.config.dims[name], k)) for name, k in widths.items()}
 
@@ -179,52 +220,66 @@ class _Observation(_Disagreement):
         "The way back, z_s from x_s: blocks side by side in the order of `config.blocks(name)`."
         Q_1, Q_2 = (Q.to(x) for Q in self.maps[name])
         h = x @ Q_2
-        if self.config.nonlinear: h = 2 / math.sqrt(0.9) * torch.sinh(torch.asinh(1.5 * math.sqrt(0.9) * h) / 3)
+        if self.config.nonlinear:
+            h = 2 / math.sqrt(0.9) * torch.sinh(torch.asinh(1.5 * math.sqrt(0.9) * h) / 3)
         return h @ Q_1
 
 # %% ../nbs/06_synthetic.ipynb #c7ad8a34
 @dataclass(frozen=True)
 class Sample:
     "Clips of a simulation."
-    x: dict[str, Float[Tensor, "n d_s"]] # what a model sees
-    y_m: Float[Tensor, " n"] # multimodal label, standard normal
-    y: dict[str, Float[Tensor, " n"]] # true unimodal labels, standard normal
-    v: Float[Tensor, " n"] # what the labels have in common
-    blocks: dict[str, dict] # modality -> "common", each of its pairs, "private" -> (n, k)
 
-    def __len__(self) -> int: return len(self.y_m)
+    x: dict[str, Float[Tensor, "n d_s"]]  # what a model sees
+    y_m: Float[Tensor, " n"]  # multimodal label, standard normal
+    y: dict[str, Float[Tensor, " n"]]  # true unimodal labels, standard normal
+    v: Float[Tensor, " n"]  # what the labels have in common
+    blocks: dict[str, dict]  # modality -> "common", each of its pairs, "private" -> (n, k)
+
+    def __len__(self) -> int:
+        return len(self.y_m)
 
 # %% ../nbs/06_synthetic.ipynb #4e621069
 class Simulation(_Observation):
     "Modalities whose truth is known: closed forms, clips, and the best predictions there are."
+
     def sample(
         self,
-        n: int, # clips
-        seed: int = 0, # of the draw; the maps have their own in the configuration
-        dtype: torch.dtype = torch.float32, # of what is returned
-    ) -> Sample: # on the CPU; `.blocks` keeps the latent truth
+        n: int,  # clips
+        seed: int = 0,  # of the draw; the maps have their own in the configuration
+        dtype: torch.dtype = torch.float32,  # of what is returned
+    ) -> Sample:  # on the CPU; `.blocks` keeps the latent truth
         "n clips; the same seed gives the same clips."
         config, generator = self.config, torch.Generator().manual_seed(seed)
-        def draw(k): return torch.randn(n, k, generator=generator, dtype=torch.float64)
-        def seen(u, r): return math.sqrt(r) * u + math.sqrt(1 - r) * draw(u.shape[1])
+
+        def draw(k):
+            return torch.randn(n, k, generator=generator, dtype=torch.float64)
+
+        def seen(u, r):
+            return math.sqrt(r) * u + math.sqrt(1 - r) * draw(u.shape[1])
+
         u = draw(config.k_common)
         blocks = {s: {"common": seen(u, self.r)} for s in self.names}
         for pair, nats in config.pairs.items():
             u_ab, r_ab = draw(config.k_pair), pair_correlation(nats, config.k_pair)
-            for s in pair: blocks[s][pair] = seen(u_ab, r_ab)
-        for s in self.names: blocks[s]["private"] = draw(config.k_private)
+            for s in pair:
+                blocks[s][pair] = seen(u_ab, r_ab)
+        for s in self.names:
+            blocks[s]["private"] = draw(config.k_private)
         x = {s: self.observe(s, torch.cat(list(blocks[s].values()), 1)) for s in self.names}
         v = u[:, 0]
         y = {s: math.sqrt(1 - config.eta) * v + math.sqrt(config.eta) * blocks[s]["private"][:, 0] for s in self.names}
         y_m = sum(config.omega[s] * y[s] for s in self.names) / self.c
-        def to(tree): return {k: to(t) for k, t in tree.items()} if isinstance(tree, dict) else tree.to(dtype)
+
+        def to(tree):
+            return {k: to(t) for k, t in tree.items()} if isinstance(tree, dict) else tree.to(dtype)
+
         return Sample(*map(to, (x, y_m, y, v, blocks)))
 
 # %% ../nbs/06_synthetic.ipynb #111249c1
 def bayes_prediction(
     world: Simulation,
-    x: dict[str, Float[Tensor, "n d_s"]], # observed features of some modalities
-    target: str | None = None, # None: y_m; a modality's name: its y_s, from x of that modality alone
+    x: dict[str, Float[Tensor, "n d_s"]],  # observed features of some modalities
+    target: str | None = None,  # None: y_m; a modality's name: its y_s, from x of that modality alone
 ) -> Float[Tensor, " n"]:
     "The prediction with the least mean absolute error (P34): the conditional mean, also the median."
     names = tuple(x) if target is None else (target,)
@@ -232,52 +287,66 @@ def bayes_prediction(
     z, config, r, j = {s: world.latents(s, x[s]) for s in names}, world.config, world.r, len(names)
     v = math.sqrt(r) / (1 + (j - 1) * r) * sum(z[s][:, 0] for s in names)
     w = {s: z[s][:, -config.k_private] for s in names}
-    if target is not None: return math.sqrt(1 - config.eta) * v + math.sqrt(config.eta) * w[target]
+    if target is not None:
+        return math.sqrt(1 - config.eta) * v + math.sqrt(config.eta) * w[target]
     private = sum(config.omega[s] * w[s] for s in names)
     return (math.sqrt(1 - config.eta) * sum(config.omega.values()) * v + math.sqrt(config.eta) * private) / world.c
 
 # %% ../nbs/06_synthetic.ipynb #f9109427
 class LabelSplit(NamedTuple):
     "What two sides know about y_m, in nats; the parts add up to what they know together."
-    redundant: float # either of them tells it
-    unique: dict[str | tuple[str, ...], float] # only this one tells it
-    synergistic: float # it takes both
+
+    redundant: float  # either of them tells it
+    unique: dict[str | tuple[str, ...], float]  # only this one tells it
+    synergistic: float  # it takes both
 
 # %% ../nbs/06_synthetic.ipynb #07dfa8f0
 def label_information(
     world: Simulation,
-    *names: str, # modalities, seen together
-) -> float: # nats
+    *names: str,  # modalities, seen together
+) -> float:  # nats
     "I(x of `names`; y_m)."
     variance = world.label_variance(*names)
     return -math.log(variance) / 2 if variance > 0 else math.inf
 
+
 def label_split(
     world: Simulation,
-    a: str | tuple[str, ...], # one side: a modality, or several seen together
-    b: str | tuple[str, ...], # the other
-) -> LabelSplit: # its `unique` has the keys a and b
+    a: str | tuple[str, ...],  # one side: a modality, or several seen together
+    b: str | tuple[str, ...],  # the other
+) -> LabelSplit:  # its `unique` has the keys a and b
     "The minimum-mutual-information split (MMI-PID) of what two sides know about y_m."
     members = {side: (side,) if isinstance(side, str) else side for side in (a, b)}
     together = label_information(world, *members[a], *members[b])
     alone = {side: label_information(world, *names) for side, names in members.items()}
     redundant = min(alone.values())
-    def beyond(more: float, less: float) -> float: return more - less if more > less else 0.0 # also where both are infinite
-    return LabelSplit(redundant, {side: beyond(nats, redundant) for side, nats in alone.items()}, beyond(together, max(alone.values())))
+
+    def beyond(more: float, less: float) -> float:
+        return more - less if more > less else 0.0  # also where both are infinite
+
+    return LabelSplit(
+        redundant,
+        {side: beyond(nats, redundant) for side, nats in alone.items()},
+        beyond(together, max(alone.values())),
+    )
 
 # %% ../nbs/06_synthetic.ipynb #87cc4b42
 class Truth(NamedTuple):
     "What there is to find in a world, in nats."
-    pairs: dict[tuple[str, str], float] # I(x_a; x_b)
-    given_others: dict[tuple[str, str], float] # I(x_a; x_b | x of all the others)
-    labels: dict[str, LabelSplit] # modality: what it and all the others together know about y_m
+
+    pairs: dict[tuple[str, str], float]  # I(x_a; x_b)
+    given_others: dict[tuple[str, str], float]  # I(x_a; x_b | x of all the others)
+    labels: dict[str, LabelSplit]  # modality: what it and all the others together know about y_m
 
 # %% ../nbs/06_synthetic.ipynb #a2c5d43a
 def truth(
     world: Simulation,
 ) -> Truth:
     "Shared information of each pair, and each modality's part in the label."
-    def others(*names): return tuple(s for s in world.names if s not in names)
+
+    def others(*names):
+        return tuple(s for s in world.names if s not in names)
+
     pairs = list(combinations(world.names, 2))
     shared = {pair: world.information(*pair) for pair in pairs}
     given_others = {pair: world.conditional_information(*pair, *others(*pair)) for pair in pairs}

@@ -19,58 +19,93 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Vectors, column_moments, few, group_splits, in_deviations
+from dmsil.clips import (
+    BOUNDS,
+    SPLITS,
+    Clips,
+    DataError,
+    Split,
+    Steps,
+    Texts,
+    Vectors,
+    column_moments,
+    few,
+    group_splits,
+    in_deviations,
+)
 from .fields import Fields, padded, read_floats, read_steps
+from .missing import missing_notes
 from .unpickling import MOST, Refused, map_npy, read_npy
 
 # %% ../nbs/10_tables.ipynb #b31c0429
-def _delimiter(heading: str) -> str: # a comma, unless another is more frequent outside quotes
+def _delimiter(heading: str) -> str:  # a comma, unless another is more frequent outside quotes
     return max(",;\t", key=re.sub(r'"[^"]*"', "", heading).count)
 
-def _number(cell: str) -> float: return float(cell.replace("_", "x").replace("−", "-")) # 1_0 is no number
-def _decimal_comma(cell: str) -> float: return _number(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]: # line and cells of each record, heading first
+def _number(cell: str) -> float:
+    return float(cell.replace("_", "x").replace("−", "-"))  # 1_0 is no number
+
+
+def _decimal_comma(cell: str) -> float:
+    return _number(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
+
+
+def _rows(
+    path: Path, delimiter: str
+) -> Iterator[tuple[int, list[str]]]:  # line and cells of each record, heading first
     line, width, hint = 1, 0, "; decimals take a point, or cells a semicolon between them" if delimiter == "," else ""
     try:
         with open(path, encoding="utf-8-sig", newline="") as opened:
             reader = csv.reader(opened, delimiter=delimiter, strict=True)
             for cells in reader:
                 cells = [cell.strip() for cell in cells]
-                while width and len(cells) > width and not cells[-1]: cells.pop()
+                while width and len(cells) > width and not cells[-1]:
+                    cells.pop()
                 if any(cells):
                     width = width or len(cells)
                     found, more = f"{len(cells)} cells", hint if len(cells) > width else ""
-                    if len(cells) != width: raise DataError.at(path.name, "", f"line {line}", found, f"{width}, as in the heading{more}")
+                    if len(cells) != width:
+                        raise DataError.at(path.name, "", f"line {line}", found, f"{width}, as in the heading{more}")
                     yield line, cells
                 line = reader.line_num + 1
-    except OSError as error: raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
-    except UnicodeDecodeError: raise DataError.at(path.name, "", "", "bytes that are not UTF-8", "a table saved as UTF-8") from None
-    except csv.Error as error: raise DataError.at(path.name, "", f"line {line}", error, "cells between commas, quoted if they hold one") from None
+    except OSError as error:
+        raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
+    except UnicodeDecodeError:
+        raise DataError.at(path.name, "", "", "bytes that are not UTF-8", "a table saved as UTF-8") from None
+    except csv.Error as error:
+        raise DataError.at(
+            path.name, "", f"line {line}", error, "cells between commas, quoted if they hold one"
+        ) from None
 
 # %% ../nbs/10_tables.ipynb #b9e5a28d
 def read_table(
-    path: str | Path, # a CSV file in UTF-8: commas, semicolons or tabs between cells
-) -> tuple[list[str], Iterator[tuple[int, list[str]]], Callable[[str], float]]: # heading; line and cells of each record; a cell's number
+    path: str | Path,  # a CSV file in UTF-8: commas, semicolons or tabs between cells
+) -> tuple[
+    list[str], Iterator[tuple[int, list[str]]], Callable[[str], float]
+]:  # heading; line and cells of each record; a cell's number
     "A CSV table as it stands in its file, every record as wide as the heading."
     path = Path(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as opened: heading = next(filter(str.strip, opened), "")
-    except OSError as error: raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as opened:
+            heading = next(filter(str.strip, opened), "")
+    except OSError as error:
+        raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
     rows = _rows(path, delimiter := _delimiter(heading))
     return next(rows, (1, []))[1], rows, _number if delimiter == "," else _decimal_comma
 
 # %% ../nbs/10_tables.ipynb #08c5c357
 _ROLES = ("id", "label", "text", "split", "group")
 
+
 @dataclass(frozen=True)
 class _Lines:
     "A CSV table that is being read."
+
     file: str
-    names: dict[str, str] # what a column is for: its name in the file
-    cells: dict[str, list[str]] # what a column is for: its cells
-    at: list[int] # the line that each record begins on
-    number: Callable[[str], float] = float # of a cell
+    names: dict[str, str]  # what a column is for: its name in the file
+    cells: dict[str, list[str]]  # what a column is for: its cells
+    at: list[int]  # the line that each record begins on
+    number: Callable[[str], float] = float  # of a cell
 
     def error(self, row: int, role: str, found, expected) -> DataError:
         return DataError.at(self.file, "", f"line {self.at[row]}, {self.names[role]}", found, expected)
@@ -78,30 +113,41 @@ class _Lines:
 # %% ../nbs/10_tables.ipynb #e6c49f9d
 def _with_id(path: Path, head: list[str], records: list, names: dict, notes: list[str]) -> tuple[list[str], list]:
     "The table with one column for an id that stands in several, such as video_id and clip_id."
-    given = names.get("id", "id" if "id" in head else ("video_id", "clip_id") if {"video_id", "clip_id"} <= set(head) else "id")
+    given = names.get(
+        "id", "id" if "id" in head else ("video_id", "clip_id") if {"video_id", "clip_id"} <= set(head) else "id"
+    )
     if given == "clip_id" and "video_id" in head and head.count(given) == 1:
         cells = [record[head.index(given)] for _, record in records]
-        if len(set(cells)) < len(cells): given = ("video_id", "clip_id") # they count within a video
-    if isinstance(given, str): return head, records
+        if len(set(cells)) < len(cells):
+            given = ("video_id", "clip_id")  # they count within a video
+    if isinstance(given, str):
+        return head, records
     for name in given:
-        if head.count(name) != 1: raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
+        if head.count(name) != 1:
+            raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
     names["id"] = " and ".join(given)
     notes.append(f"id: {names['id']} joined")
-    return [*head, names["id"]], [(line, [*cells, "_".join(cells[head.index(name)] for name in given)]) for line, cells in records]
+    return [*head, names["id"]], [
+        (line, [*cells, "_".join(cells[head.index(name)] for name in given)]) for line, cells in records
+    ]
+
 
 def _lines(path: Path, columns: dict[str, str | tuple[str, ...] | None], notes: list[str]) -> _Lines:
     "The columns that mean something, by what they are for."
     for role in columns:
-        if role not in _ROLES and not role.startswith("label_"): raise ValueError(f"columns: {role!r} is none of {few(_ROLES)} or label_…")
+        if role not in _ROLES and not role.startswith("label_"):
+            raise ValueError(f"columns: {role!r} is none of {few(_ROLES)} or label_…")
     head, records, number = read_table(path)
     records = list(records)
-    if not records: raise DataError.at(path.name, "", "", f"{min(len(head), 1)} lines", "a heading and a line for each clip")
+    if not records:
+        raise DataError.at(path.name, "", "", f"{min(len(head), 1)} lines", "a heading and a line for each clip")
     names = {name: name for name in head if name in _ROLES or name.startswith("label_")} | columns
     names = {role: name for role, name in names.items() if name is not None}
     head, records = _with_id(path, head, records, names, notes)
     for role in dict.fromkeys(("id", "label", *names)):
         name = names.get(role, role)
-        if head.count(name) != 1: raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
+        if head.count(name) != 1:
+            raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
     cells = {role: [record[head.index(name)].strip() for _, record in records] for role, name in names.items()}
     return _Lines(path.name, names, cells, [line for line, _ in records], number)
 
@@ -110,18 +156,25 @@ def _ids(lines: _Lines) -> tuple[str, ...]:
     "A name for each clip, each name once."
     first = {}
     for row, clip in enumerate(lines.cells["id"]):
-        if not clip: raise lines.error(row, "id", "nothing", "a name for the clip")
-        if first.setdefault(clip, row) != row: raise lines.error(row, "id", f"{clip}, as on line {lines.at[first[clip]]}", "each clip once")
+        if not clip:
+            raise lines.error(row, "id", "nothing", "a name for the clip")
+        if first.setdefault(clip, row) != row:
+            raise lines.error(row, "id", f"{clip}, as on line {lines.at[first[clip]]}", "each clip once")
     return tuple(first)
+
 
 def _scores(lines: _Lines, role: str, bound: float, centre: float = 0.0) -> Float[Tensor, " n"]:
     "A column of labels, the neutral one moved to 0."
     near = f"a label within ±{bound:g}" + (f" of {centre:g}" if centre else "")
     for row, cell in enumerate(lines.cells[role]):
-        try: y = lines.number(cell)
-        except ValueError: y = math.nan
-        if not math.isfinite(y): raise lines.error(row, role, repr(cell), "a number such as -1.5")
-        if abs(y - centre) > bound: raise lines.error(row, role, cell, near)
+        try:
+            y = lines.number(cell)
+        except ValueError:
+            y = math.nan
+        if not math.isfinite(y):
+            raise lines.error(row, role, repr(cell), "a number such as -1.5")
+        if abs(y - centre) > bound:
+            raise lines.error(row, role, cell, near)
     return torch.tensor([lines.number(cell) - centre for cell in lines.cells[role]])
 
 # %% ../nbs/10_tables.ipynb #eee5a9f1
@@ -129,79 +182,126 @@ def _split_of(lines: _Lines, shares: tuple[float, float, float], seed: int) -> l
     "The split of each clip, from its column or dealt out by groups."
     groups, split, first = lines.cells.get("group"), lines.cells.get("split"), {}
     if not groups and not split:
-        raise DataError.at(lines.file, "", "heading", "neither split nor group", "split (train, valid or test), or group, to deal the groups out")
+        raise DataError.at(
+            lines.file,
+            "",
+            "heading",
+            "neither split nor group",
+            "split (train, valid or test), or group, to deal the groups out",
+        )
     for row, name in enumerate(split or ()):
-        if name not in SPLITS: raise lines.error(row, "split", repr(name), "train, valid or test")
+        if name not in SPLITS:
+            raise lines.error(row, "split", repr(name), "train, valid or test")
     for row, group in enumerate(groups or ()):
-        if not group: raise lines.error(row, "group", "nothing", "who speaks, or which video")
+        if not group:
+            raise lines.error(row, "group", "nothing", "who speaks, or which video")
         other = first.setdefault(group, row)
         if split and split[row] != split[other]:
-            raise lines.error(row, "group", f"{group} in {split[row]}, and in {split[other]} on line {lines.at[other]}",
-                              "each group in one split (columns={'group': None} leaves this unchecked)")
+            raise lines.error(
+                row,
+                "group",
+                f"{group} in {split[row]}, and in {split[other]} on line {lines.at[other]}",
+                "each group in one split (columns={'group': None} leaves this unchecked)",
+            )
     if split:
         for name in SPLITS:
-            if name not in split: raise DataError.at(lines.file, "", lines.names["split"], f"no clip in {name}", "at least one in each split")
+            if name not in split:
+                raise DataError.at(
+                    lines.file, "", lines.names["split"], f"no clip in {name}", "at least one in each split"
+                )
         return split
-    if len(first) < 3: raise DataError.at(lines.file, "", lines.names["group"], f"{len(first)} groups", "at least 3, one for each split")
+    if len(first) < 3:
+        raise DataError.at(
+            lines.file, "", lines.names["group"], f"{len(first)} groups", "at least 3, one for each split"
+        )
     return group_splits(groups, shares, seed)
 
 # %% ../nbs/10_tables.ipynb #27b5254a
 def _h5_part(opened, part: str):
     "One data set of an open file."
     import h5py
-    if not isinstance(opened.get(part, getlink=True), h5py.HardLink): raise Refused(f"a link under {part}", "a data set")
+
+    if not isinstance(opened.get(part, getlink=True), h5py.HardLink):
+        raise Refused(f"a link under {part}", "a data set")
     data = opened[part]
-    if not isinstance(data, h5py.Dataset): raise Refused(f"a group under {part}", "a data set")
-    if data.is_virtual or data.external: raise Refused(f"{part} in other files", "a data set in this one")
+    if not isinstance(data, h5py.Dataset):
+        raise Refused(f"a group under {part}", "a data set")
+    if data.is_virtual or data.external:
+        raise Refused(f"{part} in other files", "a data set in this one")
     held = data.id.get_storage_size()
-    if data.nbytes > max(MOST, 100 * held): raise Refused(f"{data.nbytes} bytes declared, {held} there", "a file that holds them")
+    if data.nbytes > max(MOST, 100 * held):
+        raise Refused(f"{data.nbytes} bytes declared, {held} there", "a file that holds them")
     return data[()]
+
 
 def _read_h5(path: Path) -> dict:
     import h5py
+
     with h5py.File(path, "r") as opened:
-        if "values" not in opened: raise Refused(f"no such data set among {few(opened)}", "values")
+        if "values" not in opened:
+            raise Refused(f"no such data set among {few(opened)}", "values")
         return {part: _h5_part(opened, part) for part in _PARTS if part in opened}
+
 
 def _read_npz_parts(path: Path) -> dict:
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if "values" not in names: raise Refused(f"no such array among {few(names)}", "values")
+        if "values" not in names:
+            raise Refused(f"no such array among {few(names)}", "values")
         return {part: read_npy(archive, f"{part}.npy").values() for part in _PARTS if part in names}
 
+
 _PARTS = ("values", "lengths", "ids")
-_READERS = {".npy": lambda path: {"values": map_npy(path)},
-            ".npz": _read_npz_parts, ".h5": _read_h5, ".hdf5": _read_h5}
+_READERS = {".npy": lambda path: {"values": map_npy(path)}, ".npz": _read_npz_parts, ".h5": _read_h5, ".hdf5": _read_h5}
 
 # %% ../nbs/10_tables.ipynb #412a6208
-def _file_parts(path: Path, modality: str) -> dict: # values and, where they are there, lengths and ids
+def _file_parts(path: Path, modality: str) -> dict:  # values and, where they are there, lengths and ids
     "The arrays of a file."
-    if path.suffix not in _READERS: raise DataError.at(path.name, "", modality, f"a file ending in {path.suffix!r}", few(_READERS))
-    if not path.is_file(): raise DataError.at(path.name, "", modality, "no such file", "a readable file")
-    try: return _READERS[path.suffix](path)
+    if path.suffix not in _READERS:
+        raise DataError.at(path.name, "", modality, f"a file ending in {path.suffix!r}", few(_READERS))
+    if not path.is_file():
+        raise DataError.at(path.name, "", modality, "no such file", "a readable file")
+    try:
+        return _READERS[path.suffix](path)
     except ValueError as error:
-        if "object" not in str(error): raise DataError.at(path.name, "", modality, f"a damaged {path.suffix[1:]} ({error})", "a whole one") from None
-        raise DataError.at(path.name, "", modality, "an array of objects", "numbers: .npz with values and lengths, or a list of arrays in memory") from None
-    except Refused as error: raise DataError.at(path.name, "", modality, error.found, error.expected) from None
-    except Exception as error: # whatever a damaged byte leads to
-        raise DataError.at(path.name, "", modality, f"a damaged {path.suffix[1:]} ({type(error).__name__}: {error})", "a whole one") from None
+        if "object" not in str(error):
+            raise DataError.at(
+                path.name, "", modality, f"a damaged {path.suffix[1:]} ({error})", "a whole one"
+            ) from None
+        raise DataError.at(
+            path.name,
+            "",
+            modality,
+            "an array of objects",
+            "numbers: .npz with values and lengths, or a list of arrays in memory",
+        ) from None
+    except Refused as error:
+        raise DataError.at(path.name, "", modality, error.found, error.expected) from None
+    except Exception as error:  # whatever a damaged byte leads to
+        raise DataError.at(
+            path.name, "", modality, f"a damaged {path.suffix[1:]} ({type(error).__name__}: {error})", "a whole one"
+        ) from None
 
 # %% ../nbs/10_tables.ipynb #8c73f724
 def _plain(x) -> np.ndarray:
-    if isinstance(x, Tensor): x = x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype).numpy()
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype).numpy()
     return np.asarray(x)
 
-def _given_parts(given, modality: str, table: Fields) -> dict: # as `_file_parts`
+
+def _given_parts(given, modality: str, table: Fields) -> dict:  # as `_file_parts`
     "The arrays of what was given in memory: an array, an array and its lengths, or a list of sequences."
     if isinstance(given, tuple):
-        if len(given) != 2: raise DataError.at("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
+        if len(given) != 2:
+            raise DataError.at("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
         return {"values": _plain(given[0]), "lengths": _plain(given[1])}
-    rows = list(given) if isinstance(given, list) or getattr(given, "dtype", None) == object else []
+    rows = list(given) if isinstance(given, list) or getattr(getattr(given, "dtype", None), "kind", None) == "O" else []
     shapes = {np.shape(row) for row in rows if row is not None}
     if len(shapes) > 1 or any(row is None for row in rows) or max(map(len, shapes), default=0) > 1:
         return padded(table, modality, [None if row is None else _plain(row) for row in rows])
     values = _plain(given)
-    if values.dtype == object: values = np.stack([_plain(row) for row in rows])
+    if values.dtype == object:
+        values = np.stack([_plain(row) for row in rows])
     return {"values": values[:, None] if values.ndim == 1 and len(values) and values.dtype.kind in "iuf" else values}
 
 # %% ../nbs/10_tables.ipynb #35683107
@@ -210,23 +310,38 @@ def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str
     wanted, values = lines.cells["id"], parts["values"]
     if "ids" not in parts:
         n = len(wanted)
-        if len(values) != n: raise DataError.at(file, "", modality, f"{len(values)} rows", f"{n}, one for each clip of {lines.file}")
+        if len(values) != n:
+            raise DataError.at(file, "", modality, f"{len(values)} rows", f"{n}, one for each clip of {lines.file}")
         return parts
     ids = [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in np.ravel(parts["ids"]).tolist()]
-    if len(ids) != len(values): raise DataError.at(file, "", modality, f"{len(ids)} ids for {len(values)} rows", "an id for each row")
+    if len(ids) != len(values):
+        raise DataError.at(file, "", modality, f"{len(ids)} ids for {len(values)} rows", "an id for each row")
     place = {clip: row for row, clip in enumerate(ids)}
-    if len(place) < len(ids): raise DataError.at(file, "", modality, f"{len(ids) - len(place)} ids twice", "each id once")
+    if len(place) < len(ids):
+        raise DataError.at(file, "", modality, f"{len(ids) - len(place)} ids twice", "each id once")
     for row, clip in enumerate(wanted):
-        if clip not in place: raise lines.error(row, "id", f"{clip}, which {file} does not have", f"one of its ids, such as {few(ids, 3)}")
-    if len(ids) > len(wanted): notes.append(f"{modality}: {len(ids) - len(wanted)} rows of {file} belong to no clip of {lines.file}")
+        if clip not in place:
+            raise lines.error(
+                row, "id", f"{clip}, which {file} does not have", f"one of its ids, such as {few(ids, 3)}"
+            )
+    if len(ids) > len(wanted):
+        notes.append(f"{modality}: {len(ids) - len(wanted)} rows of {file} belong to no clip of {lines.file}")
     order = [place[clip] for clip in wanted]
     return {part: x[order] if np.ndim(x) and len(x) == len(ids) else x for part, x in parts.items() if part != "ids"}
 
 # %% ../nbs/10_tables.ipynb #cfd28868
-def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]) -> tuple[Vectors | Steps, Tensor]:
-    "One modality of a table, from memory or a file, and which of its numbers are numbers."
+def _modality(
+    given, lines: _Lines, modality: str, clean: bool, notes: list[str]
+) -> tuple[Vectors | Steps, Tensor, dict]:
+    "One modality of a table, from memory or a file, which of its numbers are numbers, and which clips have it, where some don't."
     if not modality.isidentifier() or modality in ("fusion", *(("text",) if "text" in lines.cells else ())):
-        raise DataError.at("arrays", "", "names", repr(modality), "a name such as voice; fusion, and text if the table has one, are taken")
+        raise DataError.at(
+            "arrays",
+            "",
+            "names",
+            repr(modality),
+            "a name such as voice; fusion, and text if the table has one, are taken",
+        )
     path = Path(given) if isinstance(given, str | Path) else None
     told, file = [], path.name if path else "arrays"
     parts = _file_parts(path, modality) if path else _given_parts(given, modality, Fields(file, "", {}, clean, told))
@@ -238,47 +353,77 @@ def _modality(given, lines: _Lines, modality: str, clean: bool, notes: list[str]
     table = Fields(file, "", fields, clean, told, rows=len(lines.at))
     x = read_steps(table, modality) if values.ndim == 3 else Vectors(read_floats(table, modality, "(n, d)"))
     notes += [note.removeprefix(".") for note in told]
-    return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32)))
+    return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32))), table.present({modality: (modality,)})
 
 # %% ../nbs/10_tables.ipynb #065aa185
 def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], real: Tensor, cut: float = 5.0) -> Vectors | Steps:
     "Mean 0 and deviation 1 over the steps of train, cut at `cut` deviations; a column that never moves there, and what is missing, becomes 0."
     known = real if isinstance(x, Vectors) else real & (torch.arange(x.values.shape[1]) < x.lengths[:, None])[..., None]
-    columns = [values[there] for values, there in zip(x.values[train].flatten(0, -2).T, known[train].flatten(0, -2).T, strict=True)]
+    columns = [
+        values[there]
+        for values, there in zip(x.values[train].flatten(0, -2).T, known[train].flatten(0, -2).T, strict=True)
+    ]
     moments = [column_moments(column[:, None] if len(column) else torch.zeros(1, 1)) for column in columns]
     z = in_deviations(x.values, *(torch.cat(part) for part in zip(*moments, strict=True)), cut).float().where(known, 0)
     return Steps(z, x.lengths) if isinstance(x, Steps) else Vectors(z)
 
 # %% ../nbs/10_tables.ipynb #aeda7876
 def clips_from_table(
-    table: str | Path, # a CSV file with a heading: id, label; text; split or group; label_<modality>
-    arrays: dict | None = None, # by modality: (n, d), (n, L, d), (values, lengths), a list of (L, d) or (L,), or the path of a .npy, .npz or .h5
-    columns: dict[str, str | tuple[str, ...] | None] | None = None, # other names in the file: {"text": "transcript", "id": ("video", "clip")}; None: leave it out
-    dataset: str = "mosi", # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
-    bound: float | None = None, # labels lie within ±bound of the centre; None: that of the data set, 3 or 1
-    centre: float = 0.0, # the label that is neither negative nor positive; it becomes 0
-    standardise: bool = False, # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5
-    clean: bool = False, # True: NaN and ±inf in arrays become 0, lengths are forced into the array; see `notes`
-    shares: tuple[float, float, float] = (0.7, 0.1, 0.2), # of train, valid and test, where groups are dealt out
-    seed: int = 0, # of the dealing
+    table: str | Path,  # a CSV file with a heading: id, label; text; split or group; label_<modality>
+    arrays: dict
+    | None = None,  # by modality: (n, d), (n, L, d), (values, lengths), a list of (L, d) or (L,), or the path of a .npy, .npz or .h5
+    columns: dict[str, str | tuple[str, ...] | None]
+    | None = None,  # other names in the file: {"text": "transcript", "id": ("video", "clip")}; None: leave it out
+    dataset: str = "mosi",  # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
+    bound: float | None = None,  # labels lie within ±bound of the centre; None: that of the data set, 3 or 1
+    centre: float = 0.0,  # the label that is neither negative nor positive; it becomes 0
+    standardise: bool = False,  # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5
+    clean: bool = False,  # True: single NaN and ±inf in arrays become 0, lengths are cut to the array; see `notes`
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),  # of train, valid and test, where groups are dealt out
+    seed: int = 0,  # of the dealing
 ) -> Clips:
     "Clips from a table of transcripts and labels, and arrays of any modalities."
-    if dataset not in BOUNDS: raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
+    if dataset not in BOUNDS:
+        raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
     notes, bound = [], bound or BOUNDS[dataset]
     lines = _lines(Path(table), columns or {}, notes)
     ids, labels, split = _ids(lines), _scores(lines, "label", bound, centre), _split_of(lines, shares, seed)
     rows = {name: torch.tensor([row for row, part in enumerate(split) if part == name]) for name in SPLITS}
     inputs = {s: _modality(given, lines, s, clean, notes) for s, given in (arrays or {}).items()}
-    inputs = {s: _standard(x, rows["train"], real) if standardise else x for s, (x, real) in inputs.items()}
-    if "text" in lines.cells: inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
-    unimodal = {role.removeprefix("label_"): _scores(lines, role, bound, centre) for role in lines.cells if role.startswith("label_")}
+    present = {s: mask for *_, found in inputs.values() for s, mask in found.items()}
+    inputs = {s: _standard(x, rows["train"], real) if standardise else x for s, (x, real, _) in inputs.items()}
+    if "text" in lines.cells:
+        inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
+    if not all(said := [bool(cell) for cell in lines.cells.get("text", ())]):
+        present |= {"text": torch.tensor(said)}
+    unimodal = {
+        role.removeprefix("label_"): _scores(lines, role, bound, centre)
+        for role in lines.cells
+        if role.startswith("label_")
+    }
     for s in unimodal:
-        if s not in inputs: raise DataError.at(lines.file, "", lines.names[f"label_{s}"], f"a label of {s}", f"a modality: {few(inputs)}")
-    if not inputs: raise DataError.at(lines.file, "", "heading", "no text, and no arrays", "at least one modality; in a shell, --arrays audio=a.npy")
-    if standardise: notes.append("arrays: mean 0 and deviation 1 over train, cut at ±5; what is missing is left out of both, and 0")
-    if centre: notes.append(f"labels: moved by {-centre:g}")
-    if "split" not in lines.cells: notes.append(f"splits: groups dealt out with seed {seed}")
+        if s not in inputs:
+            raise DataError.at(
+                lines.file, "", lines.names[f"label_{s}"], f"a label of {s}", f"a modality: {few(inputs)}"
+            )
+    if not inputs:
+        raise DataError.at(
+            lines.file,
+            "",
+            "heading",
+            "no text, and no arrays",
+            "at least one modality; in a shell, --arrays audio=a.npy",
+        )
+    if standardise:
+        notes.append("arrays: mean 0 and deviation 1 over train, cut at ±5; what is missing is left out of both, and 0")
+    if centre:
+        notes.append(f"labels: moved by {-centre:g}")
+    if "split" not in lines.cells:
+        notes.append(f"splits: groups dealt out with seed {seed}")
+
     def part(r):
-        own = {s: y[r] for s, y in unimodal.items()}
-        return Split(Texts(ids).take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], own)
-    return Clips(Path(table).stem, *map(part, rows.values()), bound=bound, dataset=dataset, notes=tuple(notes))
+        own, masks = {s: y[r] for s, y in unimodal.items()}, {s: mask[r] for s, mask in present.items()}
+        return Split(Texts(ids).take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], own, masks)
+
+    splits = {name: part(r) for name, r in rows.items()}
+    return Clips(Path(table).stem, **splits, bound=bound, dataset=dataset, notes=(*notes, *missing_notes(splits)))

@@ -9,6 +9,7 @@ __all__ = ['Trainer']
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from .checkpoints import digests
 from .clips import Clips, DataError, noted, one_sided, video_of
 from .labels import LabelGenerator
+from .missing import thinned
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
 from .objective import LossTerms, multitask_loss
 from .posterior import FixedLabels, posterior_labels
@@ -48,6 +50,19 @@ def initial_model(
     torch.manual_seed(epoch_seed(seed, 0))
     return MultimodalModel(config, specs)
 
+# %% ../nbs/18_trainer.ipynb #b12eb1fb
+def for_missing(
+    clips: Clips,  # the data
+    preset: Preset,  # the network and its training
+) -> ModelConfig:  # with `missing` where a clip lacks a modality, or one is hidden in training
+    "The network for clips that may lack modalities; one that every training clip lacks is refused."
+    for s, mask in clips.train.present.items():
+        if not mask.any():
+            expected = f"at least one clip that has it, or clips without {s}"
+            raise DataError.at(clips.name, "train", s, "missing in every clip", expected)
+    lacking = any(not mask.all() for split in clips.splits.values() for mask in split.present.values())
+    return replace(preset.model, missing=preset.model.missing or lacking or preset.train.modality_dropout > 0)
+
 # %% ../nbs/18_trainer.ipynb #3397f5e2
 class Trainer:
     "A run in progress: all that changes, and nothing else."
@@ -59,7 +74,8 @@ class Trainer:
         progress: bool = False,  # show a bar while a frozen text encoder runs
         ranks: Ranks = Ranks(),  # the processes that train together
     ):
-        self.config, self.model_config, self.ranks = config, model_config, _ = preset.train, preset.model, ranks
+        config, model_config = preset.train, for_missing(clips, preset)
+        self.config, self.model_config, self.ranks = config, model_config, ranks
         self.device = pick_device(config.device)
         if len(clips.train) < 4:
             raise DataError(f"{clips.name}: train: {len(clips.train)} clips, expected at least 4")
@@ -96,7 +112,7 @@ class Trainer:
             _rates(self), weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda")
         )
         self.forward = torch.compile(self.model) if config.compile else self.model
-        self.epoch, self.history = 0, []
+        self.epoch, self.history, self.shown = 0, [], None
         self.best: dict[str, Any] = {"epoch": 0, "score": math.inf, "MAE": math.inf, "weights": {}}
 
 # %% ../nbs/18_trainer.ipynb #2d136d49
@@ -108,7 +124,8 @@ def _labels_for(run: Trainer) -> LabelGenerator | FixedLabels | None:
     if c.labels in ("copy", "posterior"):
         return FixedLabels(dict.fromkeys(run.specs, y) if c.labels == "copy" else run.posterior.labels, y, c.floor)
     dims = run.model_config.dims(run.specs)
-    return LabelGenerator(y, dims, bound=run.clips.bound, mode=c.labels, neutral=c.neutral, floor=c.floor)
+    present, bound = run.clips.train.present, run.clips.bound
+    return LabelGenerator(y, dims, bound, mode=c.labels, neutral=c.neutral, floor=c.floor, present=present)
 
 # %% ../nbs/18_trainer.ipynb #4e0e5331
 def _rates(run: Trainer) -> list[dict]:
@@ -135,14 +152,15 @@ def _by_batch(out: Output, sizes: list[int]) -> list[Output]:
     return [Output(*parts) for parts in zip(*map(cut, out), strict=True)]
 
 # %% ../nbs/18_trainer.ipynb #4d7ed424
-def _loss(run: Trainer, out: Output, rows: Tensor) -> LossTerms:
-    "The loss of one batch."
+def _loss(run: Trainer, out: Output, rows: Tensor, part: Tensor) -> LossTerms:
+    "The loss of one batch, whose rows are on the device and, as `part`, on the CPU."
+    present = {s: mask[part] for s, mask in run.clips.train.present.items()}
     labels, weights = {"fusion": run.clips.train.labels[rows]}, {}
     if run.generator is not None:
         labels |= {s: y[rows] for s, y in run.generator.labels.items()}
         weights = {s: run.generator.weights(s, rows) for s in run.generator.labels}
-    terms = run.alignment(out.aligned) if run.alignment is not None else None
-    return multitask_loss({s: single(out.predictions[s]) for s in labels}, labels, weights, terms)
+    terms = run.alignment(out.aligned, present) if run.alignment is not None else None
+    return multitask_loss({s: single(out.predictions[s]) for s in labels}, labels, weights, terms, present)
 
 # %% ../nbs/18_trainer.ipynb #c9dc6263
 @torch.no_grad()
@@ -159,10 +177,10 @@ def forward_backward(
     "Gradients of some batches; with several processes, this one's part of them. Then the unimodal labels of their clips move."
     rows, means = torch.cat(parts), {}
     with autocast(run.device, run.config.precision):
-        out = forward_rows(run.forward, run.clips.train.inputs, rows, run.ranks)
+        out = forward_rows(run.forward, run.clips.train.inputs, rows, run.ranks, run.clips.train.present, run.shown)
     sizes, there = [len(part) for part in parts], rows.to(run.device, non_blocking=True)
     outs, theres = _by_batch(out, sizes), there.split(sizes)
-    losses = [_loss(run, *batch) for batch in zip(outs, theres, strict=True)]
+    losses = [_loss(run, *batch) for batch in zip(outs, theres, parts, strict=True)]
     sum(share * len(part) / len(rows) * loss.total for part, loss in zip(parts, losses, strict=True)).backward()
     for part, loss in zip(parts, losses, strict=True):
         _add(means, loss.named(), len(part) / len(rows))
@@ -189,6 +207,18 @@ def _average(run: Trainer, share: float) -> None:
     for mean, p in zip(run.shadow.parameters(), run.model.parameters(), strict=True):
         mean.lerp_(p, share)
 
+# %% ../nbs/18_trainer.ipynb #356ff7f9
+def shown_in(
+    run: Trainer,  # at the beginning of an epoch
+) -> dict[str, Tensor] | None:  # (n,) by modality; None: all that a clip has
+    "What the fusion is given of the training clips in this epoch."
+    p, clips = run.config.modality_dropout, run.clips.train
+    if not p:
+        return None
+    there = torch.stack([clips.present.get(s, torch.ones(len(clips), dtype=torch.bool)) for s in run.specs], 1)
+    kept = thinned(there, p, torch.Generator().manual_seed(epoch_seed(run.config.seed, -run.epoch)))
+    return dict(zip(run.specs, kept.T.contiguous(), strict=True))
+
 # %% ../nbs/18_trainer.ipynb #15dec25d
 def train_epoch(
     run: Trainer,  # the run; its epoch must have been counted up
@@ -200,6 +230,7 @@ def train_epoch(
     parts = batches(n, c.batch_size, torch.Generator().manual_seed(epoch_seed(c.seed, run.epoch)))
     steps = [parts[i : i + c.accumulate] for i in range(0, len(parts), c.accumulate)]
     run.model.train()
+    run.shown = shown_in(run)
     for i, group in enumerate(steps):
         warm_up(run.optimiser, run.epoch, i, len(steps))
         total = sum(map(len, group))

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .clips import Clips, DataError, video_of
 from .labels import LabelGenerator
 from .model import ModelConfig, MultimodalModel, specs
 from .posterior import FixedLabels, PosteriorLabels
-from .prediction import evaluate, predict, reference, scores
+from .prediction import by_subset, evaluate, predict, reference, scores
 from .presets import Preset, TrainConfig, changed
 from .processes import join
 from .trainer import Trainer, initial_model, train_epoch
@@ -119,21 +119,29 @@ class Run:
     pairs: dict[tuple[str, str], float] | None = None  # the pairs that were aligned, and their weights
 
     def features(self, part: str = "test", trained: bool = True) -> tuple[dict[str, Tensor], Tensor]:
-        "Aligned features by modality and multimodal labels of a split, on the CPU; or the features as they were before the first step."
-        split, model, device = getattr(self.clips, part), self.model, next(self.model.parameters()).device
-        if not trained:
-            with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-                model = initial_model(self.model_config, specs(self.clips), self.config.seed).to(device)
+        "Aligned features by modality and multimodal labels of a split, on the CPU, or as they were before the first step; NaN where missing."
+        split, model = getattr(self.clips, part), self.model if trained else self._first()
         return predict(model, split)[1], split.labels.cpu()
 
+    def _first(self) -> MultimodalModel:
+        "The model before the first step."
+        with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+            model = initial_model(self.model_config, specs(self.clips), self.config.seed)
+        return model.to(next(self.model.parameters()).device)
+
     def report(self, part: str = "test", groups=None, **options):
-        "The verdict on the aligned features of a split, before and after training: `dmsil.information_report`."
+        "The verdict on the aligned features of a split, before and after training: `dmsil.information_report`. Clips that lack a modality are left out."
         import dmsil
 
-        features, labels = self.features(part)
-        groups = groups or video_of(getattr(self.clips, part).ids)
-        return dmsil.information_report(
-            features, labels, groups, before=self.features(part, trained=False)[0], **options
+        split = getattr(self.clips, part)
+        features, labels, rows = *self.features(part), split.rows_with(*split.inputs)
+        before, ids = self.features(part, trained=False)[0], [split.ids[k] for k in rows]
+        groups = [groups[k] for k in rows] if groups is not None else video_of(tuple(ids))
+        kept, was = ({s: x[rows] for s, x in part.items()} for part in (features, before))
+        report = dmsil.information_report(kept, labels[rows], groups, before=was, **options)
+        gone = len(split) - len(rows)
+        return (
+            replace(report, notes=(*report.notes, f"{gone} of {len(split)} clips lack a modality")) if gone else report
         )
 
     def plot(self):
@@ -149,7 +157,8 @@ def _validate(run: Trainer) -> dict[str, float]:
     score = valid["MAE"]
     if run.config.keep == "objective" and run.alignment is not None:
         with torch.no_grad():
-            score += run.ranks.broadcast(run.alignment({s: x.to(run.device) for s, x in z.items()}).total.item())
+            aligned = run.alignment({s: x.to(run.device) for s, x in z.items()}, run.clips.valid.present)
+            score += run.ranks.broadcast(aligned.total.item())
     if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
         run.best = {"epoch": run.epoch, "score": score, "MAE": valid["MAE"], "weights": weights}
@@ -249,6 +258,9 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
     run.model.eval()
     score = lambda split: evaluate(run.model, split, run.clips.dataset, run.config.precision, run.ranks)
     metrics = score(run.clips.test) | {"valid": score(run.clips.valid), "reference": reference(run.clips)}
+    if run.model_config.missing:
+        args = run.clips.dataset, run.config.precision, run.ranks
+        metrics["subsets"] = by_subset(run.model, run.clips.test, *args)
     if run.posterior is not None:
         metrics["reliability"] = {s: k.kappa for s, k in run.posterior.reliability.items()}
     metrics["pairs"] = (
