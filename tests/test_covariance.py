@@ -573,8 +573,8 @@ CODE = [
     (power_begins_where_it_is_said, "exponent - 80 // k", "exponent - 88 // k"),
     (power_begins_where_it_is_said, "- 80 // k).clamp(min=0)", "- 80 // k)"),
     (at_most_one, "(aa <= 0) | (bb <= 0)).clamp(0, 1)", "(aa <= 0) | (bb <= 0))"),
-    (the_cheaper_side, "if n >= d / 2: squared", "if True: squared"),
-    (the_cheaper_side, "if n >= d / 2: return", "if n > d / 2: return"),
+    (the_cheaper_side, "if n >= d / 2:\n        squared", "if True:\n        squared"),
+    (the_cheaper_side, "if n >= d / 2:\n        return", "if n > d / 2:\n        return"),
     (the_cheaper_side, "if n * (a + b) < a * b else", "if n * (a + b) <= 0.9 * a * b else"),
 ]
 

@@ -198,7 +198,7 @@ class OurRun:
         from dmsil.processes import Ranks
 
         self.clips, self.model, self.forward, self.optimiser, self.epoch = clips, model, model, adam(model), 0
-        self.device, self.ranks, self.alignment = next(model.parameters()).device, Ranks(), None
+        self.device, self.ranks, self.alignment, self.shown = next(model.parameters()).device, Ranks(), None, None
         self.config = TrainConfig(precision=precision)
         self.generator = LabelGenerator(clips.train.labels, FEATURES, bound=3.0, mode="selfmm", neutral="exclude").to(
             self.device
