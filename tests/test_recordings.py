@@ -678,7 +678,9 @@ def test_a_run_says_what_it_needs(tmp_path):
         predict_clips(tmp_path / "run", recording(width=9).clips)
     one = recording()
     del one.clips.inputs["timing"]
-    with pytest.raises(DataError, match="timing: found none among text, audio; expected timing, which run was trained on"):
+    with pytest.raises(
+        DataError, match="timing: found none among text, audio; expected timing, which run was trained on"
+    ):
         predict_clips(tmp_path / "run", one.clips)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["clips"].pop("scale")
