@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/07_missing.ipynb #0a682bbf
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -39,6 +40,15 @@ def blank(
     return Vectors(torch.zeros(n, width)) if kind == "vectors" else Steps(torch.zeros(n, 1, width), one)
 
 # %% ../nbs/07_missing.ipynb #ad1d22b7
+def held(
+    split: Split,  # clips
+    names: Iterable[str],  # m modalities
+) -> Bool[Tensor, "n m"]:
+    "Which of these modalities each clip has."
+    whole = torch.ones(len(split), dtype=torch.bool)
+    return torch.stack([split.present.get(s, whole) for s in names], 1)
+
+
 def thinned(
     there: Bool[Tensor, "n m"],  # which modalities each clip has
     p: float,  # probability that one is hidden
@@ -58,8 +68,7 @@ def with_missing(
     "The clips with modalities hidden at random, never all of one clip."
 
     def part(k: int, split: Split) -> Split:
-        there = torch.stack([split.present.get(s, torch.ones(len(split), dtype=torch.bool)) for s in split.inputs], 1)
-        kept = thinned(there, p, torch.Generator().manual_seed(3 * seed + k))
+        kept = thinned(held(split, split.inputs), p, torch.Generator().manual_seed(3 * seed + k))
         return replace(split, present=dict(zip(split.inputs, kept.T.contiguous(), strict=True)))
 
     splits = {name: part(k, split) for k, (name, split) in enumerate(clips.splits.items())}

@@ -18,7 +18,7 @@ from torch import Tensor
 from .checkpoints import digests
 from .clips import Clips, DataError, noted, one_sided, video_of
 from .labels import LabelGenerator
-from .missing import thinned
+from .missing import held, thinned
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
 from .objective import LossTerms, multitask_loss
 from .posterior import FixedLabels, posterior_labels
@@ -215,8 +215,7 @@ def shown_in(
     p, clips = run.config.modality_dropout, run.clips.train
     if not p:
         return None
-    there = torch.stack([clips.present.get(s, torch.ones(len(clips), dtype=torch.bool)) for s in run.specs], 1)
-    kept = thinned(there, p, torch.Generator().manual_seed(epoch_seed(run.config.seed, -run.epoch)))
+    kept = thinned(held(clips, run.specs), p, torch.Generator().manual_seed(epoch_seed(run.config.seed, -run.epoch)))
     return dict(zip(run.specs, kept.T.contiguous(), strict=True))
 
 # %% ../nbs/18_trainer.ipynb #15dec25d
