@@ -1,4 +1,4 @@
-"07_clips to 09_corpora: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
+"08_clips to 13_corpora: pickles that attack, files that are damaged, fields that are wrong, and the real corpus joined from its parts."
 
 import codecs
 import copyreg
