@@ -302,6 +302,36 @@ def kernel_components(
     L, V = L[-most:], V[:, -most:]
     return (F @ (Q @ V) * L.clamp(min=1e-30) ** -0.25)[:, L > 1e-5 * L[-1]]
 
+# %% ../nbs/29_estimates.ipynb #457f1b35
+@dataclass(frozen=True)
+class Shapes:
+    "Functions of one side, float32: lines, and what no line says."
+
+    line: Float[Tensor, "n c"]  # the kernel's components, as far as they are lines of the white directions
+    curve: Float[Tensor, "n c"]  # what lines leave of them
+    white: Float[Tensor, "n k"]  # the white directions
+    product: Float[Tensor, "n m"]  # their products of two, without lines, at variance 1
+
+
+def _lines(F: Float[Tensor, "n c"], W: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
+    "The part of F that is a line of the white directions."
+    return W @ (W.T @ F / len(W))
+
+
+def shapes(
+    W: Float[Tensor, "n k"],  # white features
+    generator: torch.Generator,  # of the waves
+    most: int = 32,  # leading directions that are multiplied
+) -> Shapes:
+    "Kernel components and products of one side."
+    F, W = kernel_components(W, generator), W.float()
+    i, j = torch.triu_indices(*2 * (min(most, W.shape[1]),))
+    Q = W[:, i] * W[:, j]
+    Q = Q - Q.mean(0)
+    Q = Q - _lines(Q, W)
+    spread = Q.square().mean(0).sqrt()
+    return Shapes(_lines(F, W), F - _lines(F, W), W, (Q / spread)[:, spread > 1e-3])
+
 # %% ../nbs/29_estimates.ipynb #f01aead2
 def dependence(
     F_a: Float[Tensor, "n p"],  # components of one side
@@ -316,16 +346,30 @@ def dependence(
         found.append((A.T @ (X - X.mean(1, keepdim=True)) / len(A)).square().sum((1, 2)))
     return torch.cat(found).double()
 
+
+def curved(
+    a: Shapes,  # one side
+    b: Shapes,  # the other
+    rows: Int[Tensor, "r n"],  # clips of the other side, some order in each row
+) -> Float[Tensor, "2 r"]:
+    "Dependence that no line sees, for each order: by the kernel, and by products."
+    both = torch.cat([a.line, a.curve], 1)
+    kernel = dependence(both, b.curve, rows) + dependence(a.curve, b.line, rows)
+    return torch.stack([kernel, dependence(a.product, b.white, rows) + dependence(a.white, b.product, rows)])
+
 # %% ../nbs/29_estimates.ipynb #0116b456
 ALPHA = 0.025  # in so few cases at most something is said to be shared that isn't: the interval's lower end, too, errs as often
 
 
 def ranks(
     statistics: Float[Tensor, "k r"],  # of every draw, the estimate first
-) -> Int[Tensor, "k r"]:
-    "How many draws lie below, for each statistic."
-    statistics = statistics.contiguous()
-    return torch.searchsorted(statistics.sort(1).values, statistics)
+) -> Float[Tensor, "k r"]:
+    "How many draws lie below, for each statistic; and a fraction that grows with the distance from the mean."
+    statistics = statistics.double().contiguous()
+    z = (statistics - statistics.mean(1, keepdim=True)) / statistics.std(1, keepdim=True, correction=0).clamp(
+        min=1e-300
+    )
+    return torch.searchsorted(statistics.sort(1).values, statistics) + z.clamp(min=0) / (1 + z.clamp(min=0))
 
 
 def tested(
@@ -335,8 +379,5 @@ def tested(
     rank = ranks(statistics)
     most = rank.amax(0)
     line = most.sort(descending=True).values[int(ALPHA * len(most))]
-    return (
-        (most >= most[0]).double().mean().item(),
-        (rank[:, 0] > line).tolist(),
-        statistics.sort(1).values[:, line].tolist(),
-    )
+    below = torch.where(rank <= line, statistics, -math.inf)
+    return (most >= most[0]).double().mean().item(), (rank[:, 0] > line).tolist(), below.amax(1).tolist()

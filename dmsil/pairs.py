@@ -21,13 +21,14 @@ from dmsil.estimates import (
     MARGIN,
     Estimate,
     Groups,
+    Shapes,
     White,
-    dependence,
+    curved,
     estimate,
     interval,
-    kernel_components,
     normal_scores,
     null95,
+    shapes,
     shuffles,
     standard,
     tested,
@@ -168,12 +169,12 @@ class Pair:
     bound: bool  # too few clips for all directions: `shared` and `interval` are of the leading ones, a lower bound
     variance_read: tuple[float, float]  # share of either side's variance that was measured
     verdict: str  # "shares", "shares, nonlinearly", "private" or "can't tell"
-    p: float  # of the three tests together
+    p: float  # of the four tests together
     power: float  # chance to find a share of the margin's size
     copula: float  # nats of normal scores
     copula_null95: float
     copula_interval: tuple[float, float]
-    nonlinear: float  # p of the kernel alone
+    nonlinear: float  # p of kernel and products, which see no line
     kappa: float  # κ of all clips
     kappa_null95: float
     kappa_interval: tuple[float, float]
@@ -187,22 +188,22 @@ class Pair:
 # %% ../nbs/30_pairs.ipynb #a3f1e4a7
 @dataclass(frozen=True)
 class Side:
-    "One modality, as the three tests see it."
+    "One modality, as the four tests see it."
 
     D: Float[Tensor, "n d"]  # float64
     columns: White
     scores: White
-    kernel: Float[Tensor, "n c"]
+    shapes: Shapes
 
 
 def one_side(
     D: Float[Tensor, "n d"],  # features
     groups: Groups,
 ) -> Side:
-    "White columns, white normal scores, kernel components."
+    "White columns, white normal scores, kernel components and products of these."
     most = max(1, len(D) // CLIPS_A_DIRECTION)
     columns, scores = white(standard(D), most), white(standard(normal_scores(D)), most)
-    return Side(D.double(), columns, scores, kernel_components(scores.W, groups.generator(5)))
+    return Side(D.double(), columns, scores, shapes(scores.W, groups.generator(5)))
 
 # %% ../nbs/30_pairs.ipynb #c2bd4807
 def line_holds(
@@ -216,15 +217,15 @@ def line_holds(
     return bool(resampled.shape[1]) and percentiles(resampled[:, 0])[0] > 0
 
 # %% ../nbs/30_pairs.ipynb #ad5382da
-def _three_tests(
+def _four_tests(
     a: Side, b: Side, groups: Groups, rows, margin: float
-) -> tuple[Estimate, Estimate, Float[Tensor, " r"]]:
-    "Estimates of columns and of normal scores, and the kernel's statistic, as the clips are and for each shuffle."
+) -> tuple[Estimate, Estimate, Float[Tensor, "2 r"]]:
+    "Estimates of columns and of normal scores, and what kernel and products see, as the clips are and for each shuffle."
     lines, ranked = (
         estimate(x.W, y.W, groups, rows, margin) for x, y in ((a.columns, b.columns), (a.scores, b.scores))
     )
     as_is = torch.arange(len(a.D), device=rows.device)[None]
-    return lines, ranked, dependence(a.kernel, b.kernel, torch.cat([as_is, rows]))
+    return lines, ranked, curved(a.shapes, b.shapes, torch.cat([as_is, rows]))
 
 
 def judged(
@@ -234,19 +235,20 @@ def judged(
     rows: Int[Tensor, "r n"],  # shuffles
     margin: float = MARGIN,  # nats below which a pair is private
 ) -> dict:  # by the names of `Pair`, and the two estimates
-    "Estimates, p of the three tests together, power, intervals and verdict."
+    "Estimates, p of the four tests together, power, intervals and verdict."
     read = (a.columns.read, b.columns.read)
     a, b = sorted(
         (a, b), key=lambda side: -side.columns.W.shape[1]
-    )  # all three tests shuffle the narrower one, as P43 wants it
-    lines, ranked, kernel = _three_tests(a, b, groups, rows, margin)
+    )  # all four tests shuffle the narrower one, as P43 wants it
+    lines, ranked, curves = _four_tests(a, b, groups, rows, margin)
     with_estimate = lambda e: torch.cat([e.null.new_tensor([e.nats]), e.null])
-    p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), kernel]))
+    p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), *curves]))
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
     lines_of = ((a.columns, b.columns), (a.scores, b.scores))
-    linear = any(said and (not found[2] or line_holds(*of, groups)) for said, of in zip(found, lines_of))
-    word = verdict(linear, found[2] or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
+    bent = any(found[2:])
+    linear = any(said and (not bent or line_holds(*of, groups)) for said, of in zip(found, lines_of))
+    word = verdict(linear, bent or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"
     if cut:
@@ -258,7 +260,7 @@ def judged(
         "variance_read": read,
         "p": p,
         "power": power,
-        "nonlinear": (kernel >= kernel[0]).double().mean().item(),
+        "nonlinear": tested(curves)[0],
         "verdict": word,
         "interval": ends[0],
         "copula_interval": ends[1],

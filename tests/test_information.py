@@ -97,8 +97,9 @@ def test_groups_of_unequal_size_change_places_with_groups_of_similar_size(sizes,
 
 
 def kernels(side):
-    "What the three tests see, up to a turn."
-    return [W @ W.T for W in (side.columns.W, side.scores.W, side.kernel.double())]
+    "What the four tests see, up to a turn."
+    shapes = (side.shapes.line, side.shapes.curve, side.shapes.product)
+    return [W @ W.T for W in (side.columns.W, side.scores.W, *(F.double() for F in shapes))]
 
 
 @pytest.mark.parametrize("d", [1, 6, 90])
@@ -309,6 +310,42 @@ def test_the_kernel_sees_what_no_line_does(bend):
     y = bend(a)
     pair = pair_information(a, 0.8 * (y - y.mean()) / y.std() + 0.6 * e, permutations=99, resamples=50)
     assert pair.nonlinear <= 0.02 and pair.verdict == "shares, nonlinearly" and pair.shared < 0.05
+
+
+def test_kernel_and_products_leave_a_weak_line_to_the_tests_of_lines():
+    "The whole kernel finds .07 nats in 3,000 clips; what lines leave over doesn't, so the pair is private."
+    g, rho = torch.Generator().manual_seed(12), (1 - math.exp(-2 * 0.07 / 4)) ** 0.5
+    groups, whole, bent, words = estimates.Groups(3000), [], [], []
+    rows = torch.cat([torch.arange(3000)[None], estimates.shuffles(groups, 99)])
+    for _ in range(5):
+        a, e = torch.randn(2, 3000, 4, generator=g, dtype=torch.double)
+        sides = [pairs.one_side(D, groups) for D in (a, rho * a + (1 - rho**2) ** 0.5 * e)]
+        components = [torch.cat([side.shapes.line, side.shapes.curve], 1) for side in sides]
+        whole.append(estimates.dependence(*components, rows).argmax().item() == 0)
+        bent += (estimates.curved(*(side.shapes for side in sides), rows).argmax(1) == 0).tolist()
+        words.append(pairs.judged(*sides, groups, rows[1:])["verdict"])
+    assert all(whole) and sum(bent) <= 2 and words.count("private") >= 3
+
+
+def test_lines_are_taken_out_of_curves_and_products():
+    W = estimates.white(torch.randn(200, 5, generator=torch.Generator().manual_seed(13), dtype=torch.double), 9).W
+    found = estimates.shapes(W, torch.Generator().manual_seed(14))
+    for F in (found.curve, found.product):
+        assert (W.T.float() @ F / 200).abs().max() < 1e-5
+    whole = estimates.kernel_components(W, torch.Generator().manual_seed(14))
+    torch.testing.assert_close(found.line + found.curve, whole, rtol=0, atol=1e-5)
+    assert found.product.shape == (200, 15)
+    torch.testing.assert_close(found.product.square().mean(0), torch.ones(15), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n, d", [(400, 8), (2000, 32)])
+def test_products_see_one_square_among_many_directions(n, d):
+    g, words = torch.Generator().manual_seed(15), []
+    for _ in range(3):
+        a, b = torch.randn(2, n, d, generator=g)
+        b[:, 0] = 0.8 * (a[:, 0] ** 2 - 1) / 2**0.5 + 0.6 * b[:, 0]
+        words.append(pair_information(a, b, permutations=99, resamples=20).verdict)
+    assert words == ["shares, nonlinearly"] * 3
 
 
 def test_loud_in_the_same_clips_is_shared():
