@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/11_fields.ipynb #1b814cf4
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .clips import DataError, Steps, few
+from .clips import SENTIMENT, DataError, Steps, few
 from .unpickling import Pieces, Refused
 
 # %% ../nbs/11_fields.ipynb #4dc6cd2a
@@ -244,3 +245,42 @@ def read_labels(
     if len(column) == 0:
         raise table.error(field, "0 rows", "at least one clip")
     return read_floats(replace(table, fields={field: column}), field, "(n,)")
+
+# %% ../nbs/11_fields.ipynb #f82b31ed
+def class_word(
+    label,  # a word, or a whole number
+) -> str:  # 1, 1.0 and "1.0" are one class
+    "What a class is called."
+    word = str(label).strip().replace("−", "-")
+    with suppress(ValueError, OverflowError):
+        return str(int(float(word))) if float(word) == int(float(word)) and "_" not in word else word
+    return word
+
+
+def class_names(
+    words: Iterable[str],  # of all clips, from `class_word`
+    refused: Callable[[str, str], DataError],  # makes the error of what was found, and what was expected
+) -> tuple[str, ...]:
+    "The classes of a source, in order."
+    words = list(words)
+    names, lower = dict.fromkeys(words), {}
+    for name in names:
+        if lower.setdefault(name.lower(), name) != name:
+            raise refused(f"{lower[name.lower()]} and {name}", "one spelling of each class")
+    if not 2 <= len(names) <= max(2, len(words) // 2) or not all(
+        name.isprintable() and len(name) <= 60 for name in names
+    ):
+        found = f"{len(names)} different labels of {len(words)} clips, such as {few(names, 3)}"
+        raise refused(found, "numbers, or the names of 2 or more classes")
+    if set(lower) <= set(SENTIMENT):
+        return tuple(lower[name] for name in SENTIMENT if name in lower)
+    whole_numbers = all(name.lstrip("-").isdecimal() and name.isascii() and len(name) < 18 for name in names)
+    return tuple(sorted(names, key=int if whole_numbers else None))
+
+# %% ../nbs/11_fields.ipynb #e8b0f733
+def hot(
+    values: np.ndarray,  # (n, K)
+) -> np.ndarray | None:  # (n,): which column is 1; None where a row is not one-hot
+    "One-hot rows as numbers of classes."
+    one = values.ndim == 2 and values.shape[1] > 1 and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all()
+    return values.argmax(1) if one else None
