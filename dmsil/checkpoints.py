@@ -68,12 +68,15 @@ def plot_history(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), dpi=76)
     epochs = [row["epoch"] for row in history]
-    valid = [row["valid_MAE"] for row in history]
+    measure = "MAE" if "valid_MAE" in history[0] else "NLL"
+    valid = [row[f"valid_{measure}"] for row in history]
     left.plot(epochs, valid, color="C3", label="validation")
     left.axvline(best_epoch, color="0.6", lw=1, ls=":")
-    if "bayes_MAE" in reference:
-        left.axhline(reference["bayes_MAE"], color="0.3", lw=1, ls="--", label="Bayes error")
-    left.set(title=f"Validation MAE falls to {min(valid):.2f}; dotted: weights kept", xlabel="epoch", ylabel="MAE")
+    if f"bayes_{measure}" in reference:
+        left.axhline(reference[f"bayes_{measure}"], color="0.3", lw=1, ls="--", label="Bayes error")
+    left.set(
+        title=f"Validation {measure} falls to {min(valid):.2f}; dotted: weights kept", xlabel="epoch", ylabel=measure
+    )
     for name, terms in _kinds(history[0]).items():
         right.plot(epochs, [sum(row[term] for term in terms) for row in history], lw=1.8, label=name)
     right.set(title="The loss, by kind of term", xlabel="epoch")

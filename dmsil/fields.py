@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/11_fields.ipynb #1b814cf4
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .clips import DataError, Steps, few
+from .clips import SENTIMENT, DataError, Steps, Vectors, column_moments, few, in_deviations
 from .unpickling import Pieces, Refused
 
 # %% ../nbs/11_fields.ipynb #4dc6cd2a
@@ -244,3 +245,186 @@ def read_labels(
     if len(column) == 0:
         raise table.error(field, "0 rows", "at least one clip")
     return read_floats(replace(table, fields={field: column}), field, "(n,)")
+
+# %% ../nbs/11_fields.ipynb #f82b31ed
+def class_word(
+    label,  # a word, or a whole number
+) -> str:  # 1, 1.0 and "1.0" are one class
+    "What a class is called."
+    word = str(label).strip().replace("−", "-")
+    with suppress(ValueError, OverflowError):
+        return str(int(float(word))) if float(word) == int(float(word)) and "_" not in word else word
+    return word
+
+
+def class_names(
+    words: Iterable[str],  # of all clips, from `class_word`
+    refused: Callable[[str, str], DataError],  # makes the error of what was found, and what was expected
+) -> tuple[str, ...]:
+    "The classes of a source, in order."
+    words = list(words)
+    names, lower = dict.fromkeys(words), {}
+    for name in names:
+        if lower.setdefault(name.lower(), name) != name:
+            raise refused(f"{lower[name.lower()]} and {name}", "one spelling of each class")
+    if not 2 <= len(names) <= max(2, len(words) // 2) or not all(
+        name.isprintable() and len(name) <= 60 for name in names
+    ):
+        found = f"{len(names)} different labels of {len(words)} clips, such as {few(names, 3)}"
+        raise refused(found, "numbers, or the names of 2 or more classes")
+    if set(lower) <= set(SENTIMENT):
+        return tuple(lower[name] for name in SENTIMENT if name in lower)
+    whole_numbers = all(name.lstrip("-").isdecimal() and name.isascii() and len(name) < 18 for name in names)
+    return tuple(sorted(names, key=int if whole_numbers else None))
+
+# %% ../nbs/11_fields.ipynb #e8b0f733
+def hot(
+    values: np.ndarray,  # (n, K)
+) -> np.ndarray | None:  # (n,): which column is 1; None where a row is not one-hot
+    "One-hot rows as numbers of classes."
+    one = values.ndim == 2 and values.shape[1] > 1 and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all()
+    return values.argmax(1) if one else None
+
+# %% ../nbs/11_fields.ipynb #8c73f724
+def _plain(x) -> np.ndarray:
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype).numpy()
+    return np.asarray(x)
+
+
+def given_parts(given, modality: str, table: Fields) -> dict:  # as `file_parts`
+    "The arrays of what was given in memory: an array, an array and its lengths, or a list of sequences."
+    if isinstance(given, tuple):
+        if len(given) != 2:
+            raise DataError.at("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
+        return {"values": _plain(given[0]), "lengths": _plain(given[1])}
+    rows = list(given) if isinstance(given, list) or getattr(getattr(given, "dtype", None), "kind", None) == "O" else []
+    shapes = {np.shape(row) for row in rows if row is not None}
+    if len(shapes) > 1 or any(row is None for row in rows) or max(map(len, shapes), default=0) > 1:
+        return padded(table, modality, [None if row is None else _plain(row) for row in rows])
+    values = _plain(given)
+    if values.dtype == object:
+        values = np.stack([_plain(row) for row in rows])
+    return {"values": values[:, None] if values.ndim == 1 and len(values) and values.dtype.kind in "iuf" else values}
+
+# %% ../nbs/11_fields.ipynb #2f2fc3aa
+def known(x: Vectors | Steps, real: Tensor) -> Tensor:  # which numbers count
+    return real if isinstance(x, Vectors) else real & (torch.arange(x.values.shape[1]) < x.lengths[:, None])[..., None]
+
+
+def moments_of(x: Vectors | Steps, train: Int[Tensor, " t"], real: Tensor) -> tuple[list[float], list[float]]:
+    "Mean and deviation of each column over the steps of train; 0 for a column that never moves there."
+    parts = (part[train].flatten(0, -2).T for part in (x.values, known(x, real)))
+    columns = [values[there] for values, there in zip(*parts, strict=True)]
+    moments = [column_moments(column[:, None] if len(column) else torch.zeros(1, 1)) for column in columns]
+    return [float(m) for m, _ in moments], [float(std) if std.isfinite() else 0.0 for _, std in moments]
+
+
+def standard_by(x: Vectors | Steps, moments: tuple[list[float], list[float]], real: Tensor) -> Vectors | Steps:
+    "Mean 0 and deviation 1, cut at 5 deviations; a column that never moves, and what is missing, becomes 0."
+    mean, std = (torch.tensor(m, dtype=torch.float64) for m in moments)
+    z = in_deviations(x.values, mean, torch.where(std > 0, std, torch.inf)).float().where(known(x, real), 0)
+    return Steps(z, x.lengths) if isinstance(x, Steps) else Vectors(z)
+
+# %% ../nbs/11_fields.ipynb #8a46223d
+_EMOTIONS = ("sentiment", "happy", "sad", "anger", "surprise", "disgust", "fear")  # CMU-MOSEI's seven columns
+
+
+def _label_key(fields: set, task: str | None, target: str | None) -> str:
+    "What the labels stand under, of the fields of all splits."
+    if target in fields:
+        return target
+    ways = ("regression_labels", "labels") if task != "classes" or target else ()
+    ways += () if task == "regression" else ("classification_labels", "annotations", "regression_labels", "labels")
+    return next((key for key in ways if key in fields), "regression_labels")
+
+
+def _labels(table: Fields, key: str, task: str | None, target: str | None) -> np.ndarray | list[str]:
+    "A number or a word a clip: of several columns the one that is named, of one-hot columns the name of the one."
+    values = table.column(key)
+    if task != "regression" and len(values) and all(isinstance(v, str) for v in values):
+        return [class_word(v) for v in values]
+    values = table.numbers(key)
+    values = values.reshape(values.shape[0], -1) if values.ndim > 2 and values.size == len(values) else values
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    names = table.fields.get("label_names")
+    names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    if values.ndim > 1 and values.size != len(values):
+        return _column(table, key, values, names or [str(k) for k in range(values.shape[1])], task, target)
+    if target not in (None, key):
+        raise table.error(
+            key, f"one label a clip, and no {target} among {few(table.fields, 40)}", "one of these as the target"
+        )
+    return values
+
+
+def _column(table: Fields, key: str, values: np.ndarray, names: list[str], task: str | None, target: str | None):
+    "The column, of several, that is to be trained on."
+    mosei = values.shape[1:] == (7,) and (values[:, 1:] >= 0).all()
+    names = list(_EMOTIONS) if mosei and names[0] == "0" else names
+    several = values.shape[2:] == (2,) and hot(values.reshape(-1, 2)) is not None  # a class of two in each column
+    if len(names) == values.shape[1] and str(target).lower() in (lower := [name.lower() for name in names]):
+        column = values[:, lower.index(str(target).lower())]
+        return hot(column) if several else column
+    if target is None and (one := hot(values)) is not None and task != "regression":
+        return [names[k] for k in one]
+    if target is None and mosei and (values[:, 0] < 0).any():
+        table.remark(f"{key}: 7 columns, CMU-MOSEI's; the first is sentiment, and the six emotions are left out")
+        return values[:, 0]
+    found = f"shape {values.shape}" + (f", and no column {target}" if target else "")
+    named = f"the target, one of {few(names, 40)}" if values.ndim == 2 or several else "a column"
+    raise table.error(key, found, f"one number for each clip; name {named}, or pick a column")
+
+# %% ../nbs/11_fields.ipynb #7e2600b8
+def _annotated(tables: dict[str, Fields], words: list[str]) -> dict[str, str]:  # the name of each class
+    "Names for the numbers of `classification_labels`."
+    told = [
+        class_word(v) for table in tables.values() if "annotations" in table.fields for v in table.column("annotations")
+    ]
+    pairs = set(zip(words, told, strict=True)) if len(told) == len(words) else set()
+    if pairs and len({name for _, name in pairs}) == len(pairs) == len(set(words)):
+        return dict(pairs)
+    if set(words) == {"0", "1", "2"}:
+        next(iter(tables.values())).remark(
+            "classification_labels: 0, 1, 2 are negative, neutral, positive, as in MMSA's files"
+        )
+        return dict(zip("012", SENTIMENT, strict=True))
+    return {word: word for word in words}
+
+
+def targets(
+    tables: dict[str, Fields], task: str | None, target: str | None
+) -> tuple[dict[str, Float[Tensor, " n"]], tuple[str, ...]]:  # by split; names of the classes, if labels are classes
+    "The labels of all splits."
+    key = _label_key({key for table in tables.values() for key in table.fields}, task, target)
+    found = {name: _labels(table, key, task, target) for name, table in tables.items()}
+    words = any(isinstance(labels, list) for labels in found.values())
+    if not words and task != "classes" and key != "classification_labels":
+        return {name: read_labels(replace(tables[name], fields={key: y}), key) for name, y in found.items()}, ()
+    found = {name: _whole(tables[name], key, y) for name, y in found.items()}
+    every = [word for labels in found.values() for word in labels]
+    if key == "classification_labels":
+        called = _annotated(tables, every)
+        found, every = {name: [called[w] for w in labels] for name, labels in found.items()}, [called[w] for w in every]
+    first = next(iter(tables.values()))
+    classes = class_names(every, lambda found, expected: first.error(key, found, expected))
+    place = {name: float(k) for k, name in enumerate(classes)}
+    first.remark(f"{key}: {len(classes)} classes, {few(classes)}")
+    return {name: torch.tensor([place[word] for word in labels]) for name, labels in found.items()}, classes
+
+
+def _whole(table: Fields, key: str, labels) -> list[str]:
+    "Words; whole numbers become words."
+    if len(labels) == 0:
+        raise table.error(key, "0 rows", "at least one clip")
+    if isinstance(labels, list):
+        blank = [row for row, word in enumerate(labels) if not word]
+        if blank:
+            raise table.error(key, f"nothing in row {blank[0]}", "a class")
+        return labels
+    odd = ~np.isfinite(labels) | (labels != np.trunc(labels))
+    if odd.any():
+        row = np.flatnonzero(odd)[0]
+        raise table.error(key, f"{labels.ravel()[row]:g} in row {row}", "classes: words or whole numbers")
+    return [class_word(int(v)) for v in labels.ravel()]

@@ -7,9 +7,12 @@ __all__ = ['sentiment_metrics', 'metrics_table']
 
 # %% ../nbs/22_metrics.ipynb #2564fd29
 import math
+from typing import Any
 
 import numpy as np
 import torch
+
+from .clips import SENTIMENT
 
 # %% ../nbs/22_metrics.ipynb #0159ea09
 def _values(
@@ -104,18 +107,82 @@ def _sims(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         "Corr": _corr(pred, truth),
     }
 
+# %% ../nbs/22_metrics.ipynb #7ac1323f
+def _logits(pred, classes: tuple[str, ...]) -> np.ndarray:  # (n, K) logarithms, up to a constant a row
+    "Scores of classes; of predicted numbers, all on one class."
+    pred = pred.detach().float().cpu().numpy() if isinstance(pred, torch.Tensor) else np.asarray(pred)
+    if pred.ndim == 2 and pred.shape[1] == len(classes):
+        pred = np.stack([_values(column, f"pred of {name}") for name, column in zip(classes, pred.T, strict=True)], 1)
+        shares = (pred >= 0).all() and np.allclose(pred.sum(1), 1, atol=1e-4)
+        return np.log(np.maximum(pred, 1e-300)) if shares else pred.astype(np.float64)
+    return np.where(np.eye(len(classes))[_class_numbers(pred, "pred", classes)] > 0, 0.0, -np.inf)
+
+
+def _class_numbers(x, name: str, classes: tuple[str, ...]) -> np.ndarray:
+    "A class a clip."
+    x = _values(x, name)
+    odd = (x != np.trunc(x)) | (x < 0) | (x >= len(classes))
+    if odd.any():
+        row = np.flatnonzero(odd)[0]
+        raise ValueError(f"{name} needs classes from 0 to {len(classes) - 1}, got {x[row]:g} in row {row}")
+    return x.astype(int)
+
+
+def _by_class(found: np.ndarray, truth: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    "Precision, recall, F1 and count of each class; nan where nothing is to be divided."
+    share = lambda a, b: float(a / b) if b else math.nan
+    table = {}
+    for k, name in enumerate(classes):
+        hits, said, there = ((found == k) & (truth == k)).sum(), (found == k).sum(), (truth == k).sum()
+        scores = {"precision": share(hits, said), "recall": share(hits, there), "F1": share(2 * hits, said + there)}
+        table[name] = scores | {"clips": int(there)}
+    return table
+
+# %% ../nbs/22_metrics.ipynb #f728279f
+def _of_sentiment(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    "The two-class questions; columns and truth are negative, neutral, positive."
+    kept = truth != 1
+    has0 = logits.argmax(1) >= 1, truth >= 1
+    non0 = logits[kept, 2] > logits[kept, 0], truth[kept] == 2
+    names = ("Has0_acc_2", "Has0_F1_score", "Non0_acc_2", "Non0_F1_score")
+    return dict(zip(names, (f(*two) for two in (has0, non0) for f in (_accuracy, _weighted_f1)), strict=True))
+
+
+def _of_classes(pred, truth, classes: tuple[str, ...]) -> dict[str, Any]:
+    "The metrics of a classification."
+    logits, truth = _logits(pred, classes), _class_numbers(truth, "truth", classes)
+    if len(logits) != len(truth):
+        raise ValueError(f"pred and truth need one row a clip each, got {len(logits)} and {len(truth)} rows")
+    found, numbers = logits.argmax(1), range(len(classes))
+    by_class = _by_class(found, truth, classes)
+    f1 = [scores["F1"] for scores in by_class.values() if not math.isnan(scores["F1"])]
+    shifted = logits - logits.max(1, keepdims=True)
+    nats = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(truth)), truth]
+    out = {
+        "Accuracy": _accuracy(found, truth),
+        "Weighted_F1": _weighted_f1(found, truth),
+        "Macro_F1": float(np.mean(f1)),
+    }
+    if tuple(name.lower() for name in classes) == SENTIMENT:
+        out |= _of_sentiment(logits, truth)
+    confusion = [[int(((truth == j) & (found == k)).sum()) for k in numbers] for j in numbers]
+    return out | {"NLL": float(nats.mean()), "classes": by_class, "confusion": confusion}
+
 # %% ../nbs/22_metrics.ipynb #9375213e
 _CONVENTIONS = {"mosi": _mosi, "mosei": _mosi, "sims": _sims, "simsv2": _sims}
 
 
 def sentiment_metrics(
-    pred,  # (n,) or (n, 1) predictions: tensor, array or list
-    truth,  # (n,) or (n, 1) labels
+    pred,  # (n,) or (n, 1) predictions: tensor, array or list; of classes (n, K) logits or probabilities, or (n,) numbers
+    truth,  # (n,) or (n, 1) labels; of classes their numbers
     dataset: str = "mosi",  # "mosi" or "mosei", "sims" or "simsv2"
-) -> dict[str, float]:  # the field's name -> value; accuracies and F1 in [0, 1], nan where undefined
-    "The field's metrics of a sentiment regression, in the convention of `dataset`."
+    classes: tuple[str, ...] = (),  # names of the classes, where labels are classes
+) -> dict[str, Any]:  # the field's name -> value; accuracies and F1 in [0, 1], nan where undefined
+    "The field's metrics of a sentiment regression, in the convention of `dataset`, or of a classification."
     if dataset not in _CONVENTIONS:
         raise ValueError(f"unknown dataset {dataset!r}, expected one of {', '.join(_CONVENTIONS)}")
+    if classes:
+        return _of_classes(pred, truth, tuple(classes))
     pred, truth = _values(pred, "pred"), _values(truth, "truth")
     if len(pred) != len(truth):
         raise ValueError(f"pred and truth need one row a clip each, got {len(pred)} and {len(truth)} rows")
@@ -136,7 +203,9 @@ def metrics_table(
 ) -> str:  # markdown
     "Metrics of several runs as a markdown table, mean ± standard deviation over each row's runs."
     runs = {row: [m] if isinstance(m, dict) else list(m) for row, m in runs.items()}
-    columns = list(columns or dict.fromkeys(k for ms in runs.values() for m in ms for k in m))
+    columns = list(
+        columns or dict.fromkeys(k for ms in runs.values() for m in ms for k, v in m.items() if np.isscalar(v))
+    )
 
     def cell(values):
         if not values:

@@ -36,15 +36,16 @@ class Head(nn.Module):
         d: int,  # columns of the feature h
         dropout: float = 0.1,  # before the first layer
         rectified: bool = True,  # h through a ReLU, or as it comes out of the linear layer
+        outputs: int = 1,  # numbers that are predicted: 1, or a logit a class
     ):
         super().__init__()
         self.feature = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, d), *([nn.ReLU()] if rectified else []))
-        self.predict = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 1))
+        self.predict = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, outputs))
 
     def forward(
         self,
         e: Float[Tensor, "n e"],  # encodings
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n"]]:  # h, ŷ
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *K"]]:  # h, ŷ
         "Feature and prediction."
         h = self.feature(e)
         return h, self.predict(h).squeeze(-1)
@@ -71,6 +72,7 @@ class ModelConfig:
     rectified: bool = True  # features through a ReLU, as in Self-MM; False where their covariances are to be read as information (P19)
     dropout: float = 0.1  # everywhere outside the text encoder
     missing: bool = False  # the fusion is told which modalities a clip lacks; set where clips lack some, or some are hidden in training
+    classes: int = 0  # logits of every head; 0: a number; set where labels are classes
 
     def dims(self, modalities) -> dict[str, int]:
         "The width of h for the fusion and each modality."
@@ -178,7 +180,7 @@ def specs(clips: Clips) -> dict[str, Spec]:
 class Output(NamedTuple):
     "What a forward pass returns, for the fusion and every modality by name."
 
-    predictions: dict[str, Tensor]  # ŷ, each (n,)
+    predictions: dict[str, Tensor]  # ŷ, each (n,); of classes (n, K)
     features: dict[str, Tensor]  # h, each (n, d_s)
     own: dict[str, Tensor] = {}  # z by modality, each (n, aligned); empty in Self-MM's wiring
 
@@ -250,10 +252,13 @@ class MultimodalModel(nn.Module):
         read = dict.fromkeys(widths, config.aligned) if config.aligned else dict(widths)  # by the fusion
         self.absent = _Absent(read) if config.missing else None
         widths["fusion"] = sum(read.values()) + (len(read) if config.missing else 0)
-        self.additive = nn.Linear(widths["fusion"], 1) if config.aligned else None
+        self.additive = nn.Linear(widths["fusion"], config.classes or 1) if config.aligned else None
         dims = config.dims(specs)
         self.heads = nn.ModuleDict(
-            {name: Head(widths[name], dims[name], config.dropout, config.rectified) for name in dims}
+            {
+                name: Head(widths[name], dims[name], config.dropout, config.rectified, config.classes or 1)
+                for name in dims
+            }
         )
 
     def forward(
@@ -288,7 +293,7 @@ class MultimodalModel(nn.Module):
 
     def start_at(
         self,
-        y: float,  # such as the mean of the training labels
+        y: float | Float[Tensor, "K"],  # such as the mean of the training labels; of classes the log of their shares
     ) -> None:
         "Move every prediction by a constant, so that training begins there and not at 0."
         with torch.no_grad():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from .alignment import AlignmentTerms
 
@@ -58,24 +59,26 @@ def _mean(x: Float[Tensor, "n"]) -> Float[Tensor, ""]:
 
 # %% ../nbs/21_objective.ipynb #bc5fbd3d
 def multitask_loss(
-    predictions: dict[str, Float[Tensor, "n"]],  # ŷ of "fusion" and of each modality
+    predictions: dict[str, Float[Tensor, "n *K"]],  # ŷ of "fusion" and of each modality; of classes, K logits each
     labels: dict[str, Float[Tensor, "n"]],  # y_m under "fusion", the generated y_s beside it
     weights: dict[str, Float[Tensor, "n"]],  # W_s of each modality that is to be trained
     alignment: AlignmentTerms | None = None,  # what ModalAlignment returned for the batch
     present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
 ) -> LossTerms:  # .total to call .backward() on, and each term by name
-    "Self-MM's multi-task loss mean|ŷ_m − y_m| + Σ_s mean(W_s·|ŷ_s − y_s|), and the alignment's terms."
+    "Self-MM's multi-task loss mean|ŷ_m − y_m| + Σ_s mean(W_s·|ŷ_s − y_s|), of classes with −ln p̂(y) for |ŷ − y|, and the alignment's terms."
 
     def distance(s, W=None):
         if s not in predictions or s not in labels:
             raise ValueError(f"a prediction and a label are needed for {s!r}")
         shapes = {"predictions": predictions[s], "labels": labels[s]} | ({} if W is None else {"weights": W})
-        if len({x.shape for x in shapes.values()}) > 1:
+        logits = predictions[s].ndim == 2 and predictions[s].shape[1] > 1
+        if len({x.shape[:1] if logits and x is predictions[s] else x.shape for x in shapes.values()}) > 1:
             raise ValueError(f"{s}: " + ", ".join(f"{kind} {tuple(x.shape)}" for kind, x in shapes.items()))
         y_hat, y, W = _having(
             (present or {}).get(s), predictions[s], labels[s].detach(), W if W is None else W.detach()
         )
-        return (y_hat - y).abs() if W is None else W * (y_hat - y).abs()
+        loss = cross_entropy(y_hat, y.long(), reduction="none") if logits else (y_hat - y).abs()
+        return loss if W is None else W * loss
 
     unimodal = {s: _mean(distance(s, W)) for s, W in weights.items()}
     return LossTerms(distance("fusion").mean(), unimodal, alignment)

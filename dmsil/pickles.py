@@ -31,7 +31,7 @@ from dmsil.clips import (
     few,
     kind_of,
 )
-from .fields import Fields, read_labels, read_lengths, read_steps
+from .fields import Fields, read_labels, read_lengths, read_steps, targets
 from .missing import missing_notes
 from .unpickling import unpickle
 
@@ -108,26 +108,7 @@ def _presence(table: Fields, s: str) -> None:
         raise table.error(key, f"{mask[odd][0]} in row {np.flatnonzero(odd)[0]}", "1 or 0 for each clip")
     table.lacks(key, torch.from_numpy(mask == 0))
 
-# %% ../nbs/12_pickles.ipynb #8a46223d
-def _target(table: Fields) -> Float[Tensor, " n"]:
-    "The labels; of CMU-MOSEI's seven columns, sentiment and six emotions, the first."
-    key = "labels" if "regression_labels" not in table.fields and "labels" in table.fields else "regression_labels"
-    if key not in table.fields and "classification_labels" in table.fields:
-        raise table.error(
-            key,
-            "no such key, and classification_labels alone",
-            "a number for each clip, such as -1.5; classes are not trained on",
-        )
-    values = table.numbers(key)
-    values = values[:, 0] if values.ndim == 3 and values.shape[1] == 1 else values
-    if values.shape[1:] == (7,) and (values[:, 1:] >= 0).all() and (values[:, 0] < 0).any():
-        table.remark(f"{key}: 7 columns, CMU-MOSEI's; the first is sentiment, and the six emotions are left out")
-        values = values[:, 0]
-    if values.size != len(values):
-        raise table.error(key, f"shape {values.shape}", "one number for each clip; pick a column, or the class's value")
-    return read_labels(replace(table, fields={key: values}), key)
-
-
+# %% ../nbs/12_pickles.ipynb #7a55f974
 def _names(table: Fields) -> tuple[str, ...]:  # of the clips; of (video, start, end), the three joined
     if "id" not in table.fields:
         return tuple(f"{table.split}_{row}" for row in range(table.rows))
@@ -137,9 +118,8 @@ def _names(table: Fields) -> tuple[str, ...]:  # of the clips; of (video, start,
     return tuple("_".join([video, "-".join(place)] if place else [video]) for video, *place in values.tolist())
 
 
-def _split(table: Fields, text: str | None) -> Split:
+def _split(table: Fields, text: str | None, labels: Float[Tensor, " n"], classes: tuple[str, ...] = ()) -> Split:
     "One split of the layout, with as many rows in every field as there are labels."
-    labels = _target(table)
     table = replace(table, rows=len(labels))
     inputs = {"text": _text(table, text)} if text or {"text_bert", "text", "raw_text"} & set(table.fields) else {}
     inputs |= {s: read_steps(table, s) for s in ("audio", "vision") if s in table.fields}
@@ -149,7 +129,9 @@ def _split(table: Fields, text: str | None) -> Split:
     if not inputs:
         raise table.error("", f"none among {few(table.fields)}", "text, audio or vision")
     unimodal = {
-        name: read_labels(table, key) for name, key in _UNIMODAL.items() if key in table.fields and name in inputs
+        name: read_labels(table, key)
+        for name, key in _UNIMODAL.items()
+        if key in table.fields and name in inputs and not classes
     }
     for s in inputs:
         _presence(table, s)
@@ -247,23 +229,33 @@ def load_clips(
     dataset: str | None = None,  # "mosi", "mosei", "sims" or "simsv2"; None: sims if every |label| ≤ 1, else mosi
     clean: bool = False,  # True: single NaN and ±inf in features become 0, lengths are cut to the array; see `notes`
     text: str | None = None,  # "text_bert", "text" or "raw_text"; None: text_bert where there is one, else text
+    task: str | None = None,  # "regression" or "classes"; None: classes, where there are no other labels
+    target: str | None = None,  # of several columns or kinds of labels the one to train on, such as happy
 ) -> Clips:
     "Clips from the field's pickle layout: nothing in it is run, everything in it is checked."
     if dataset not in (None, *BOUNDS):
         raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
     if text not in (None, "text_bert", "text", "raw_text"):
         raise ValueError(f"text must be text_bert, text or raw_text; got {text!r}")
+    if task not in (None, "regression", "classes"):
+        raise ValueError(f"task must be regression or classes; got {task!r}")
     path, notes = Path(path), []
     found = _read_pickle(path)
-    said = _said(Fields(path.name, "train", found["train"], clean, notes))
-    splits = {name: _split(Fields(path.name, name, found.pop(name), clean, notes), text) for name in SPLITS}
+    tables = {name: Fields(path.name, name, found.pop(name), clean, notes) for name in SPLITS}
+    said = _said(tables["train"])
+    labels, classes = targets(tables, task, target)
+    splits = {name: _split(tables.pop(name), text, labels[name], classes) for name in SPLITS}
+    if classes:
+        dataset = dataset or "mosi"
     if not dataset:
         dataset = "sims" if max(split.labels.abs().max() for split in splits.values()) <= 1 else "mosi"
         if dataset == "sims":
             notes.append("labels: all within ±1, so CH-SIMS's metrics apply; dataset='mosi' if the scale is ±3")
     notes += [f"{s}: none in this file" for s in ("text", "audio", "vision") if s not in splits["train"].inputs]
     notes += missing_notes(splits)
-    clips = Clips(path.stem, **splits, bound=BOUNDS[dataset], dataset=dataset, notes=tuple(notes), raw_text=said)
+    bound = len(classes) - 1.0 if classes else BOUNDS[dataset]
+    kind = {"bound": bound, "dataset": dataset, "classes": classes}
+    clips = Clips(path.stem, **splits, **kind, notes=tuple(notes), raw_text=said)
     return checked_clips(clips, path.name)
 
 # %% ../nbs/12_pickles.ipynb #2ed96c01
@@ -305,18 +297,20 @@ def _written_text(x: Texts | Tokens | Steps | Vectors, longest: int) -> dict:
 _FEELINGS = ("Negative", "Neutral", "Positive")
 
 
-def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], tokens: Tokens | None) -> dict:
+def _layout(
+    split: Split, fields: dict[str, str], longest: dict[str, int], tokens: Tokens | None, classes: tuple[str, ...]
+) -> dict:
     "One split as a dict of fields."
     masks = {f"{key}_present": split.present[s].long().tolist() for key, s in fields.items() if s in split.present}
     split = replace(
         split, inputs={s: _emptied(x, split.present[s]) if s in split.present else x for s, x in split.inputs.items()}
     )
-    signs = split.labels.sign().long().add(1).tolist()
+    signs = split.labels.long().tolist() if classes else split.labels.sign().long().add(1).tolist()
     out = {
         "id": list(split.ids),
-        "regression_labels": split.labels.cpu().numpy(),
+        **({} if classes else {"regression_labels": split.labels.cpu().numpy()}),
         "classification_labels": np.array(signs, np.float32),
-        "annotations": [_FEELINGS[k] for k in signs],
+        "annotations": [(classes or _FEELINGS)[k] for k in signs],
         **_written_text(split.inputs[fields["text"]], longest["text"]),
     }
     if tokens is not None:
@@ -326,7 +320,11 @@ def _layout(split: Split, fields: dict[str, str], longest: dict[str, int], token
     return (
         out
         | masks
-        | {_UNIMODAL[key]: split.unimodal[s].cpu().numpy() for key, s in fields.items() if s in split.unimodal}
+        | {
+            _UNIMODAL[key]: split.unimodal[s].cpu().numpy()
+            for key, s in fields.items()
+            if s in split.unimodal and not classes
+        }
     )
 
 # %% ../nbs/12_pickles.ipynb #66962832
@@ -374,7 +372,9 @@ def save_clips(
     tokens = {name: tokenize(x) if tokenize and sentences else None for name, x in text.items()}
     longest = {key: max(_length(split.inputs[s]) for split in clips.splits.values()) for key, s in fields.items()}
     longest["tokens"] = max(_length(x) if x else 0 for x in tokens.values())
-    layout = {name: _layout(split, fields, longest, tokens[name]) for name, split in clips.splits.items()}
+    layout = {
+        name: _layout(split, fields, longest, tokens[name], clips.classes) for name, split in clips.splits.items()
+    }
     part = path.with_name(f"{path.name}.part")
     try:
         with open(part, "wb") as opened:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .checkpoints import load_model
-from .clips import Clips, DataError, Split, Texts, in_order, kind_of, scaled
+from .clips import Clips, DataError, Split, Texts, few, in_order, kind_of, scaled
 from .metrics import sentiment_metrics
 from .missing import blank
 from .model import MultimodalModel, Spec, prepare, specs
@@ -66,21 +67,24 @@ def evaluate(
     dataset: str = "mosi",  # convention of the metrics: "mosi" or "sims"
     precision: str = "float32",  # or "bfloat16"
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
-) -> dict[str, Any]:  # the field's metrics; "unimodal": MAE of each modality's own head
+    classes: tuple[str, ...] = (),  # names of the classes, where labels are classes
+) -> dict[str, Any]:  # the field's metrics; "unimodal": MAE, of classes the accuracy, of each modality's own head
     "The metrics of a split."
-    return scores(predict(model, split, precision=precision, ranks=ranks)[0], split, dataset)
+    return scores(predict(model, split, precision=precision, ranks=ranks)[0], split, dataset, classes)
 
 # %% ../nbs/26_prediction.ipynb #98a4cb5e
 def scores(
     y_hat: dict[str, Tensor],  # predictions by name, from `predict`
     split: Split,  # the clips
     dataset: str,  # convention of the metrics: "mosi" or "sims"
+    classes: tuple[str, ...] = (),  # names of the classes, where labels are classes
 ) -> dict[str, Any]:  # as `evaluate`
     "The metrics of predictions that were made."
     truth = {name: split.unimodal.get(name, split.labels).cpu() for name in y_hat if name != "fusion"}
     rows = {name: split.rows_with(name) for name in truth}
-    unimodal = {name: (y_hat[name] - y)[rows[name]].abs().mean().item() for name, y in truth.items()}
-    return sentiment_metrics(y_hat["fusion"], split.labels.cpu(), dataset) | {"unimodal": unimodal}
+    far = lambda y_s, y: (y_s.argmax(1) == y).float() if classes else (y_s - y).abs()
+    unimodal = {name: far(y_hat[name], y)[rows[name]].mean().item() for name, y in truth.items()}
+    return sentiment_metrics(y_hat["fusion"], split.labels.cpu(), dataset, classes) | {"unimodal": unimodal}
 
 # %% ../nbs/26_prediction.ipynb #eb7c3fb9
 MOST = 5  # modalities whose every subset is tried; of more: each alone, all but one, and all
@@ -92,6 +96,7 @@ def by_subset(
     dataset: str = "mosi",  # convention of the metrics
     precision: str = "float32",  # or "bfloat16"
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
+    classes: tuple[str, ...] = (),  # names of the classes, where labels are classes
 ) -> dict[
     str, dict[str, Any]
 ]:  # under names such as text+audio: the field's metrics, and how many clips have all of these
@@ -103,14 +108,28 @@ def by_subset(
         if len(part):
             hidden = tuple(s for s in names if s not in subset)
             y_hat, _ = predict(model, part, precision=precision, ranks=ranks, hidden=hidden)
-            found["+".join(subset)] = sentiment_metrics(y_hat["fusion"], part.labels.cpu(), dataset) | {
-                "clips": len(part)
-            }
+            measured = sentiment_metrics(y_hat["fusion"], part.labels.cpu(), dataset, classes)
+            found["+".join(subset)] = {k: v for k, v in measured.items() if isinstance(v, float)} | {"clips": len(part)}
     return found
+
+# %% ../nbs/26_prediction.ipynb #0bd95b41
+def class_shares(
+    clips: Clips,  # whose labels are classes
+) -> Float[Tensor, "K"]:  # none is 0: every class has one clip more
+    "The share of each class in train."
+    counts = torch.bincount(clips.train.labels.long().cpu(), minlength=len(clips.classes)) + 1.0
+    return counts / counts.sum()
 
 # %% ../nbs/26_prediction.ipynb #3ce66025
 def reference(clips: Clips) -> dict[str, float]:
-    "What to hold a MAE against: the mean of the training labels, and the Bayes error where it is known."
+    "What to hold a MAE against: the mean of the training labels, and the Bayes error where it is known; an accuracy: the most frequent class of train."
+    if clips.classes:
+        shares, y = class_shares(clips), clips.test.labels.long().cpu()
+        majority = {
+            "majority_class": clips.classes[int(shares.argmax())],
+            "majority_accuracy": (y == shares.argmax()).float().mean().item(),
+        }
+        return majority | {"shares_NLL": -shares.log()[y].mean().item()}
     mean = (clips.test.labels - clips.train.labels.mean()).abs().mean().item()
     return {"mean_predictor_MAE": mean} | (
         {"bayes_MAE": clips.truth["bayes_mae"]} if "bayes_mae" in clips.truth else {}
@@ -135,6 +154,29 @@ def _without(split: Split, file: str, about: dict, run: str, able: bool) -> Spli
     masks = {s: mask for s, mask in present.items() if s in specs and able}
     return replace(split, inputs={s: inputs[s] for s in specs}, present=masks)
 
+# %% ../nbs/26_prediction.ipynb #c5b7d4e2
+def as_classes(
+    clips: Clips,  # as a source has them
+    known: tuple[str, ...],  # the classes of a run; none where it predicts a number
+    run: str,  # its name, for a message
+) -> Clips:
+    "Labels as the numbers that the run's classes have."
+    file = Path(clips.name).name
+    if bool(known) != bool(clips.classes):
+        kinds = [f"the classes {few(names)}" if names else "numbers" for names in (clips.classes, known)]
+        raise DataError.at(file, "", "label", kinds[0], f"{kinds[1]}, as {run} was trained on")
+    lower = [name.lower() for name in known]
+    for name in clips.classes:
+        if name.lower() not in lower:
+            raise DataError.at(file, "", "label", f"the class {name}", f"{few(known)}, as {run} was trained on")
+    if not known:
+        return clips
+    to = torch.tensor([float(lower.index(name.lower())) for name in clips.classes])
+    part = lambda split: replace(
+        split, labels=to[split.labels.long()], unimodal={s: to[y.long()] for s, y in split.unimodal.items()}
+    )
+    return replace(clips, **{name: part(split) for name, split in clips.splits.items()}, classes=tuple(known))
+
 # %% ../nbs/26_prediction.ipynb #801af5f4
 def fitted(
     clips: Clips,  # as a source has them
@@ -144,6 +186,7 @@ def fitted(
 ) -> Clips:  # as the model reads them
     "Clips of the kinds and widths that a run was trained on, their columns in its order, or one line that says what differs."
     file, known = Path(clips.name).name, about["clips"].get("columns", {})
+    clips = as_classes(clips, tuple(about["clips"].get("classes", ())), run)
     able, whole = model.config.missing, clips.splits
     clips = replace(clips, **{name: _without(split, file, about, run, able) for name, split in whole.items()})
     ordered = {s: tuple(known.get(s, ())) for s in about["specs"]}
@@ -187,7 +230,9 @@ def predict_clips(
     device: str = "cpu",  # where the model runs
     name: str = "clips",  # of their source, for a message
     columns: dict[str, tuple[str, ...]] | None = None,  # names of the clips' columns, by modality, where they are known
-) -> list[dict]:  # a row a clip: its id, prediction, and what each modality says alone (if it was trained to)
+) -> list[
+    dict
+]:  # a row a clip: its id, prediction (of classes: the class, and p_… of each), and what each modality says alone (if it was trained to)
     "What a trained model says about clips to come, on the scale of the labels it was trained with."
     model, about = load_model(run, device)
     split, where = (
@@ -196,9 +241,16 @@ def predict_clips(
     )
     split = prepare(Clips(name, split, split, split), model.config, where).train.to(where)
     y, _ = predict(model, split)
-    number = lambda v: None if v.isnan() else round(float(v), 3)  # nothing, where a modality is missing
+    classes = about["clips"].get("classes", ())
+    kind = lambda v: classes[int(v.argmax())] if classes else round(float(v), 3)
+    number = lambda v: None if v.isnan().any() else kind(v)  # nothing, where a modality is missing
+    shares = lambda v: (
+        {f"p_{name}": round(p, 3) for name, p in zip(classes, v.softmax(0).tolist(), strict=True)} if classes else {}
+    )
     heads = model.modalities if about["train"]["labels"] != "none" else ()
     return [
-        {"clip": clip, "prediction": number(y["fusion"][k])} | {f"{s}_alone": number(y[s][k]) for s in heads}
+        {"clip": clip, "prediction": number(y["fusion"][k])}
+        | shares(y["fusion"][k])
+        | {f"{s}_alone": number(y[s][k]) for s in heads}
         for k, clip in enumerate(split.ids)
     ]

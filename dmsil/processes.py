@@ -100,11 +100,15 @@ def forward_rows(
     y, h, z = out
     columns = iter(
         _Gather.apply(
-            ranks, len(rows), *(x[: len(own)] for x in (*(v[:, None] for v in y.values()), *h.values(), *z.values()))
+            ranks,
+            len(rows),
+            *(x[: len(own)] for x in (*(v.reshape(len(v), -1) for v in y.values()), *h.values(), *z.values())),
         )
     )
     return Output(
-        {s: next(columns).squeeze(1) for s in y}, {s: next(columns) for s in h}, {s: next(columns) for s in z}
+        {s: next(columns).reshape(len(rows), *v.shape[1:]) for s, v in y.items()},
+        {s: next(columns) for s in h},
+        {s: next(columns) for s in z},
     )
 
 # %% ../nbs/25_processes.ipynb #6f8ce940

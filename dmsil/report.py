@@ -56,7 +56,7 @@ class Report:
         return _as_html(self)
 
 # %% ../nbs/32_report.ipynb #8eee1504
-def _report(features: dict[str, Tensor], y: Tensor, groups: Groups, settings: dict, margin: float) -> Report:
+def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, settings: dict, margin: float) -> Report:
     "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
     from tqdm.auto import tqdm
 
@@ -66,21 +66,26 @@ def _report(features: dict[str, Tensor], y: Tensor, groups: Groups, settings: di
         for a, b in both:
             pairs[a, b] = measured_pair(sides[a], sides[b], groups, **settings, margin=margin)
             bar.update()
-        modalities, together, ends = label_interactions(features, y, groups, settings["permutations"])
+        unknown = {}, math.nan, (math.nan, math.nan)
+        modalities, together, ends = (
+            unknown if y is None else label_interactions(features, y, groups, settings["permutations"])
+        )
         bar.update()
     notes = list(clip_notes(sides, groups))
     if any(m.bound["together"] for m in modalities.values()):
         notes.append(
-            f"about the label: {len(y)} clips are too few for all columns of several modalities; only their leading directions were measured"
+            f"about the label: {len(groups.of)} clips are too few for all columns of several modalities; only their leading directions were measured"
         )
-    return Report(pairs, modalities, together, ends, len(y), len(groups.sizes), margin, tuple(notes))
+    if y is None:
+        notes.append("about the label: nothing, as no numbers were given")
+    return Report(pairs, modalities, together, ends, len(groups.of), len(groups.sizes), margin, tuple(notes))
 
 # %% ../nbs/32_report.ipynb #4fdab907
 def information_report(
     features: dict[
         str, Float[Tensor, "n d_s"]
     ],  # held-out features by modality; "fusion" is left out, being made of the others
-    labels: Float[Tensor, " n"],  # y_m
+    labels: Float[Tensor, " n"] | None,  # y_m; None where they are no numbers, such as classes: the pairs alone
     groups=None,  # a speaker or video for each clip; None: each clip by itself
     before: dict[str, Float[Tensor, "n d_s"]] | None = None,  # features of the same clips to compare with
     permutations: int = 200,  # shuffles for the null, 39 or more; 0: no null, and no verdict
@@ -90,16 +95,18 @@ def information_report(
     seed: int = 0,  # of shuffles, folds and resamples
 ) -> Report:
     "How much is shared and how much is private, for every pair, and what each modality knows about the label."
-    y = torch.as_tensor(labels).detach().double()
-    if y.ndim != 1 or not y.isfinite().all():
+    y = None if labels is None else torch.as_tensor(labels).detach().double()
+    if y is not None and (y.ndim != 1 or not y.isfinite().all()):
         raise ValueError(f"labels need one finite number a clip, got shape {tuple(y.shape)}")
-    features = checked_features(features, len(y), groups, folds, permutations)
-    by, y = Groups(len(y), groups, seed, device := next(iter(features.values())).device), y.to(device)
+    n = len(next(iter(features.values()), ())) if y is None else len(y)
+    features = checked_features(features, n, groups, folds, permutations)
+    by = Groups(n, groups, seed, device := next(iter(features.values())).device)
+    y = y if y is None else y.to(device)
     settings = {"permutations": permutations, "resamples": resamples, "folds": folds}
     after = _report(features, y, by, settings, margin)
     if before is None:
         return after
-    before = checked_features(before, len(y), groups, folds, permutations)
+    before = checked_features(before, n, groups, folds, permutations)
     if set(before) != set(features):
         raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
     first = _report({s: before[s] for s in features}, y, by, settings, margin)
@@ -183,7 +190,7 @@ def _tables(report: Report) -> list[list[list[str]]]:
         known.append(
             [s, *(f"{_mark(part, m.bound)}{getattr(m, part):.2f} {_range(m.interval[part])}" for part in PARTS)]
         )
-    return [pairs, known]
+    return [pairs, known] if report.modalities else [pairs]
 
 # %% ../nbs/32_report.ipynb #179f40a3
 def _as_text(report: Report) -> str:
@@ -202,7 +209,12 @@ def _caption(report: Report) -> str:
     mark = "≥ " if any(m.bound["together"] for m in report.modalities.values()) else ""
     known = f"together they know {mark}{report.together:.2f} nats {_range(report.together_interval)} about the label"
     return "; ".join(
-        [f"{report.clips} clips{groups}", known, f"private: less than {report.margin:g} nats", *report.notes]
+        [
+            f"{report.clips} clips{groups}",
+            *([known] if report.modalities else []),
+            f"private: less than {report.margin:g} nats",
+            *report.notes,
+        ]
     )
 
 # %% ../nbs/32_report.ipynb #ea59125e
@@ -226,7 +238,7 @@ _COLOURS = {"shares": "C0", "shares, nonlinearly": "C1", "private": "C3", "can't
 
 def _draw_pairs(ax, report: Report) -> None:
     "Modalities on a circle, an edge for each pair: as wide as its nats, coloured by its verdict."
-    names = list(report.modalities)
+    names = list(dict.fromkeys(s for pair in report.pairs for s in pair))
     turn = [math.pi * (0.5 + 2 * j / len(names)) for j in range(len(names))]
     at = {s: (1.25 * math.cos(t), math.sin(t)) for s, t in zip(names, turn, strict=True)}
     for (a, b), p in report.pairs.items():

@@ -9,14 +9,13 @@ __all__ = ['clips_from_table']
 import csv
 import math
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from dmsil.clips import (
@@ -28,14 +27,21 @@ from dmsil.clips import (
     Steps,
     Texts,
     Vectors,
-    column_moments,
     few,
     group_splits,
-    in_deviations,
 )
-from .fields import Fields, padded, read_floats, read_steps
+from dmsil.fields import (
+    Fields,
+    class_names,
+    class_word,
+    given_parts,
+    moments_of,
+    read_floats,
+    read_steps,
+    standard_by,
+)
 from .missing import missing_notes
-from .unpickling import MOST, Refused, map_npy, read_npy
+from .unpickling import file_parts
 
 # %% ../nbs/14_tables.ipynb #b31c0429
 def _delimiter(heading: str) -> str:  # a comma, unless another is more frequent outside quotes
@@ -131,8 +137,53 @@ def _with_id(path: Path, head: list[str], records: list, names: dict, notes: lis
         (line, [*cells, "_".join(cells[head.index(name)] for name in given)]) for line, cells in records
     ]
 
+# %% ../nbs/14_tables.ipynb #13a63cf4
+_CALLED = (
+    "labels",
+    "sentiment",
+    "emotion",
+    "rating",
+    "score",
+    "target",
+    "class",
+    "y",
+)  # what a label is called besides
 
-def _lines(path: Path, columns: dict[str, str | tuple[str, ...] | None], notes: list[str]) -> _Lines:
+
+def _with_label(path: Path, head: list[str], records: list, names: dict, notes: list[str]) -> tuple[list[str], list]:
+    "The table with one column for the label, which may stand in one-hot columns or under another name."
+    given = names.get("label", "label")
+    if isinstance(given, str):
+        usual = [name for name in head if name.lower() in _CALLED and name not in names.values()]
+        if "label" in names or len(usual) != 1:
+            return head, records  # without one it is refused below
+        names["label"] = usual[0]
+        notes.append(f"label: the column {usual[0]}")
+        return head, records
+    for name in given:
+        if head.count(name) != 1:
+            raise DataError.at(
+                path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head, 40)}", "one"
+            )
+    names["label"] = ", ".join(given)
+    for line, cells in records:
+        ones = [{"1": 1, "1.0": 1, "0": 0, "0.0": 0}.get(cells[head.index(name)], 2) for name in given]
+        if sorted(ones) != [*[0] * (len(given) - 1), 1]:
+            found = ", ".join(cells[head.index(name)] for name in given)
+            raise DataError.at(
+                path.name,
+                "",
+                f"line {line}, {names['label']}",
+                found[:100],
+                "one 1 and zeros (several ones: name one column)",
+            )
+        cells.append(given[ones.index(1)])
+    return [*head, names["label"]], records
+
+# %% ../nbs/14_tables.ipynb #a8eb0e0f
+def _lines(
+    path: Path, columns: dict[str, str | tuple[str, ...] | None], notes: list[str], labelled: bool = True
+) -> _Lines:
     "The columns that mean something, by what they are for."
     for role in columns:
         if role not in _ROLES and not role.startswith("label_"):
@@ -142,12 +193,15 @@ def _lines(path: Path, columns: dict[str, str | tuple[str, ...] | None], notes: 
     if not records:
         raise DataError.at(path.name, "", "", f"{min(len(head), 1)} lines", "a heading and a line for each clip")
     names = {name: name for name in head if name in _ROLES or name.startswith("label_")} | columns
-    names = {role: name for role, name in names.items() if name is not None}
+    names = {role: name for role, name in names.items() if name is not None and (labelled or role in ("id", "text"))}
     head, records = _with_id(path, head, records, names, notes)
-    for role in dict.fromkeys(("id", "label", *names)):
+    head, records = _with_label(path, head, records, names, notes) if labelled else (head, records)
+    for role in dict.fromkeys(("id", *(["label"] if labelled else []), *names)):
         name = names.get(role, role)
         if head.count(name) != 1:
-            raise DataError.at(path.name, "", "heading", f"{head.count(name)} columns {name} among {few(head)}", "one")
+            hint = ", or the name of the column to train on, target=…" if role == "label" and name not in head else ""
+            found = f"{head.count(name)} columns {name} among {few(head, 40)}"
+            raise DataError.at(path.name, "", "heading", found, f"one{hint}")
     cells = {role: [record[head.index(name)].strip() for _, record in records] for role, name in names.items()}
     return _Lines(path.name, names, cells, [line for line, _ in records], number)
 
@@ -163,8 +217,16 @@ def _ids(lines: _Lines) -> tuple[str, ...]:
     return tuple(first)
 
 
-def _scores(lines: _Lines, role: str, bound: float, centre: float = 0.0) -> Float[Tensor, " n"]:
-    "A column of labels, the neutral one moved to 0."
+def _scores(
+    lines: _Lines, role: str, bound: float, centre: float = 0.0, classes: tuple[str, ...] = ()
+) -> Float[Tensor, " n"]:
+    "A column of labels, the neutral one moved to 0; of classes, their numbers."
+    if classes:
+        place = {name: float(k) for k, name in enumerate(classes)}
+        for row, cell in enumerate(lines.cells[role]):
+            if class_word(cell) not in place:
+                raise lines.error(row, role, repr(cell), f"one of {few(classes)}")
+        return torch.tensor([place[class_word(cell)] for cell in lines.cells[role]])
     near = f"a label within ±{bound:g}" + (f" of {centre:g}" if centre else "")
     for row, cell in enumerate(lines.cells[role]):
         try:
@@ -176,6 +238,29 @@ def _scores(lines: _Lines, role: str, bound: float, centre: float = 0.0) -> Floa
         if abs(y - centre) > bound:
             raise lines.error(row, role, cell, near)
     return torch.tensor([lines.number(cell) - centre for cell in lines.cells[role]])
+
+# %% ../nbs/14_tables.ipynb #efdfa15d
+def _is_number(lines: _Lines, cell: str) -> bool:
+    try:
+        lines.number(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _classes(lines: _Lines, task: str | None) -> tuple[str, ...]:
+    "The classes in the label's column; none where labels are numbers."
+    cells = lines.cells["label"]
+    if task == "regression" or task is None and any(_is_number(lines, cell) for cell in cells):
+        return ()
+    words = [class_word(cell) for cell in cells]
+    for row, word in enumerate(words):
+        if not word or _is_number(lines, word) and not word.lstrip("-").isdecimal():
+            raise lines.error(row, "label", repr(cells[row]), "a class: a word, or a whole number")
+    if task is None and len(set(words)) == 1:
+        raise lines.error(0, "label", repr(cells[0]), "a number such as -1.5, or classes")
+    at = f"line {lines.at[0]}, {lines.names['label']}"
+    return class_names(words, lambda found, expected: DataError.at(lines.file, "", at, found, expected))
 
 # %% ../nbs/14_tables.ipynb #eee5a9f1
 def _split_of(lines: _Lines, shares: tuple[float, float, float], seed: int) -> list[str]:
@@ -215,94 +300,6 @@ def _split_of(lines: _Lines, shares: tuple[float, float, float], seed: int) -> l
             lines.file, "", lines.names["group"], f"{len(first)} groups", "at least 3, one for each split"
         )
     return group_splits(groups, shares, seed)
-
-# %% ../nbs/14_tables.ipynb #27b5254a
-def _h5_part(opened, part: str):
-    "One data set of an open file."
-    import h5py
-
-    if not isinstance(opened.get(part, getlink=True), h5py.HardLink):
-        raise Refused(f"a link under {part}", "a data set")
-    data = opened[part]
-    if not isinstance(data, h5py.Dataset):
-        raise Refused(f"a group under {part}", "a data set")
-    if data.is_virtual or data.external:
-        raise Refused(f"{part} in other files", "a data set in this one")
-    held = data.id.get_storage_size()
-    if data.nbytes > max(MOST, 100 * held):
-        raise Refused(f"{data.nbytes} bytes declared, {held} there", "a file that holds them")
-    return data[()]
-
-
-def _read_h5(path: Path) -> dict:
-    import h5py
-
-    with h5py.File(path, "r") as opened:
-        if "values" not in opened:
-            raise Refused(f"no such data set among {few(opened)}", "values")
-        return {part: _h5_part(opened, part) for part in _PARTS if part in opened}
-
-
-def _read_npz_parts(path: Path) -> dict:
-    with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if "values" not in names:
-            raise Refused(f"no such array among {few(names)}", "values")
-        return {part: read_npy(archive, f"{part}.npy").values() for part in _PARTS if part in names}
-
-
-_PARTS = ("values", "lengths", "ids")
-_READERS = {".npy": lambda path: {"values": map_npy(path)}, ".npz": _read_npz_parts, ".h5": _read_h5, ".hdf5": _read_h5}
-
-# %% ../nbs/14_tables.ipynb #412a6208
-def _file_parts(path: Path, modality: str) -> dict:  # values and, where they are there, lengths and ids
-    "The arrays of a file."
-    if path.suffix not in _READERS:
-        raise DataError.at(path.name, "", modality, f"a file ending in {path.suffix!r}", few(_READERS))
-    if not path.is_file():
-        raise DataError.at(path.name, "", modality, "no such file", "a readable file")
-    try:
-        return _READERS[path.suffix](path)
-    except ValueError as error:
-        if "object" not in str(error):
-            raise DataError.at(
-                path.name, "", modality, f"a damaged {path.suffix[1:]} ({error})", "a whole one"
-            ) from None
-        raise DataError.at(
-            path.name,
-            "",
-            modality,
-            "an array of objects",
-            "numbers: .npz with values and lengths, or a list of arrays in memory",
-        ) from None
-    except Refused as error:
-        raise DataError.at(path.name, "", modality, error.found, error.expected) from None
-    except Exception as error:  # whatever a damaged byte leads to
-        raise DataError.at(
-            path.name, "", modality, f"a damaged {path.suffix[1:]} ({type(error).__name__}: {error})", "a whole one"
-        ) from None
-
-# %% ../nbs/14_tables.ipynb #8c73f724
-def _plain(x) -> np.ndarray:
-    if isinstance(x, Tensor):
-        x = x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype).numpy()
-    return np.asarray(x)
-
-
-def _given_parts(given, modality: str, table: Fields) -> dict:  # as `_file_parts`
-    "The arrays of what was given in memory: an array, an array and its lengths, or a list of sequences."
-    if isinstance(given, tuple):
-        if len(given) != 2:
-            raise DataError.at("arrays", "", modality, f"a tuple of {len(given)}", "(values, lengths)")
-        return {"values": _plain(given[0]), "lengths": _plain(given[1])}
-    rows = list(given) if isinstance(given, list) or getattr(getattr(given, "dtype", None), "kind", None) == "O" else []
-    shapes = {np.shape(row) for row in rows if row is not None}
-    if len(shapes) > 1 or any(row is None for row in rows) or max(map(len, shapes), default=0) > 1:
-        return padded(table, modality, [None if row is None else _plain(row) for row in rows])
-    values = _plain(given)
-    if values.dtype == object:
-        values = np.stack([_plain(row) for row in rows])
-    return {"values": values[:, None] if values.ndim == 1 and len(values) and values.dtype.kind in "iuf" else values}
 
 # %% ../nbs/14_tables.ipynb #35683107
 def _by_id(parts: dict, lines: _Lines, file: str, modality: str, notes: list[str]) -> dict:
@@ -344,7 +341,7 @@ def _modality(
         )
     path = Path(given) if isinstance(given, str | Path) else None
     told, file = [], path.name if path else "arrays"
-    parts = _file_parts(path, modality) if path else _given_parts(given, modality, Fields(file, "", {}, clean, told))
+    parts = file_parts(path, modality) if path else given_parts(given, modality, Fields(file, "", {}, clean, told))
     values = parts["values"]
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or 0 in values.shape[1:]:
         raise DataError.at(file, "", modality, f"shape {np.shape(values)}", "(n, d), or (n, L, d) for sequences")
@@ -356,16 +353,24 @@ def _modality(
     return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32))), table.present({modality: (modality,)})
 
 # %% ../nbs/14_tables.ipynb #065aa185
-def _standard(x: Vectors | Steps, train: Int[Tensor, " t"], real: Tensor, cut: float = 5.0) -> Vectors | Steps:
-    "Mean 0 and deviation 1 over the steps of train, cut at `cut` deviations; a column that never moves there, and what is missing, becomes 0."
-    known = real if isinstance(x, Vectors) else real & (torch.arange(x.values.shape[1]) < x.lengths[:, None])[..., None]
-    columns = [
-        values[there]
-        for values, there in zip(x.values[train].flatten(0, -2).T, known[train].flatten(0, -2).T, strict=True)
-    ]
-    moments = [column_moments(column[:, None] if len(column) else torch.zeros(1, 1)) for column in columns]
-    z = in_deviations(x.values, *(torch.cat(part) for part in zip(*moments, strict=True)), cut).float().where(known, 0)
-    return Steps(z, x.lengths) if isinstance(x, Steps) else Vectors(z)
+def _read_arrays(
+    arrays: dict, lines: _Lines, clean: bool, notes: list[str], train, scale: bool | dict
+) -> tuple[dict, dict, dict]:
+    "Inputs, which clips have them, and the scale that they were brought to."
+    found = {s: _modality(given, lines, s, clean, notes) for s, given in arrays.items()}
+    present = {s: mask for *_, masks in found.values() for s, mask in masks.items()}
+    if scale is True:
+        scale = {s: moments_of(x, train, real) for s, (x, real, _) in found.items()}
+    fits = lambda s, x: scale and s in scale and len(scale[s][0]) == x.values.shape[-1]
+    inputs = {s: standard_by(x, scale[s], real) if fits(s, x) else x for s, (x, real, _) in found.items()}
+    if "text" in lines.cells:
+        inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
+    if not all(said := [bool(cell) for cell in lines.cells.get("text", ())]):
+        present |= {"text": torch.tensor(said)}
+    if not inputs:
+        expected = "at least one modality; in a shell, --arrays audio=a.npy"
+        raise DataError.at(lines.file, "", "heading", "no text, and no arrays", expected)
+    return inputs, present, scale or {}
 
 # %% ../nbs/14_tables.ipynb #aeda7876
 def clips_from_table(
@@ -377,46 +382,41 @@ def clips_from_table(
     dataset: str = "mosi",  # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
     bound: float | None = None,  # labels lie within ±bound of the centre; None: that of the data set, 3 or 1
     centre: float = 0.0,  # the label that is neither negative nor positive; it becomes 0
-    standardise: bool = False,  # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5
+    standardise: bool
+    | dict = False,  # True: every column of the arrays gets mean 0 and deviation 1 over train, cut at ±5; a dict: those of `Clips.scale`
     clean: bool = False,  # True: single NaN and ±inf in arrays become 0, lengths are cut to the array; see `notes`
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2),  # of train, valid and test, where groups are dealt out
     seed: int = 0,  # of the dealing
+    task: str | None = None,  # "regression" or "classes"; None: classes, where no label is a number
+    target: str | tuple[str, ...] | None = None,  # the label's column, or one-hot columns; None: label
 ) -> Clips:
     "Clips from a table of transcripts and labels, and arrays of any modalities."
     if dataset not in BOUNDS:
         raise ValueError(f"dataset must be one of {few(BOUNDS)}; got {dataset!r}")
-    notes, bound = [], bound or BOUNDS[dataset]
-    lines = _lines(Path(table), columns or {}, notes)
-    ids, labels, split = _ids(lines), _scores(lines, "label", bound, centre), _split_of(lines, shares, seed)
-    rows = {name: torch.tensor([row for row, part in enumerate(split) if part == name]) for name in SPLITS}
-    inputs = {s: _modality(given, lines, s, clean, notes) for s, given in (arrays or {}).items()}
-    present = {s: mask for *_, found in inputs.values() for s, mask in found.items()}
-    inputs = {s: _standard(x, rows["train"], real) if standardise else x for s, (x, real, _) in inputs.items()}
-    if "text" in lines.cells:
-        inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
-    if not all(said := [bool(cell) for cell in lines.cells.get("text", ())]):
-        present |= {"text": torch.tensor(said)}
-    unimodal = {
-        role.removeprefix("label_"): _scores(lines, role, bound, centre)
-        for role in lines.cells
-        if role.startswith("label_")
-    }
+    if task not in (None, "regression", "classes"):
+        raise ValueError(f"task must be regression or classes; got {task!r}")
+    notes, columns = [], (columns or {}) | ({"label": target} if target else {})
+    lines = _lines(Path(table), columns, notes)
+    classes = _classes(lines, task)
+    bound = len(classes) - 1.0 if classes else bound or BOUNDS[dataset]
+    ids, split = _ids(lines), _split_of(lines, shares, seed)
+    score = lambda role: _scores(lines, role, bound, centre, classes)
+    labels, rows = (
+        score("label"),
+        {name: torch.tensor([k for k, s in enumerate(split) if s == name]) for name in SPLITS},
+    )
+    inputs, present, scale = _read_arrays(arrays or {}, lines, clean, notes, rows["train"], standardise)
+    unimodal = {role.removeprefix("label_"): score(role) for role in lines.cells if role.startswith("label_")}
     for s in unimodal:
         if s not in inputs:
-            raise DataError.at(
-                lines.file, "", lines.names[f"label_{s}"], f"a label of {s}", f"a modality: {few(inputs)}"
-            )
-    if not inputs:
-        raise DataError.at(
-            lines.file,
-            "",
-            "heading",
-            "no text, and no arrays",
-            "at least one modality; in a shell, --arrays audio=a.npy",
-        )
+            name = lines.names[f"label_{s}"]
+            raise DataError.at(lines.file, "", name, f"a label of {s}", f"a modality: {few(inputs)}")
     if standardise:
-        notes.append("arrays: mean 0 and deviation 1 over train, cut at ±5; what is missing is left out of both, and 0")
-    if centre:
+        over = "over train" if standardise is True else "as a run was trained"
+        notes.append(f"arrays: mean 0 and deviation 1 {over}, cut at ±5; what is missing is left out of both, and 0")
+    if classes:
+        notes.append(f"labels: {len(classes)} classes, {few(classes)}")
+    elif centre:
         notes.append(f"labels: moved by {-centre:g}")
     if "split" not in lines.cells:
         notes.append(f"splits: groups dealt out with seed {seed}")
@@ -425,5 +425,17 @@ def clips_from_table(
         own, masks = {s: y[r] for s, y in unimodal.items()}, {s: mask[r] for s, mask in present.items()}
         return Split(Texts(ids).take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], own, masks)
 
-    splits = {name: part(r) for name, r in rows.items()}
-    return Clips(Path(table).stem, **splits, bound=bound, dataset=dataset, notes=(*notes, *missing_notes(splits)))
+    splits, kind = {name: part(r) for name, r in rows.items()}, {"bound": bound, "dataset": dataset, "classes": classes}
+    return Clips(Path(table).stem, **splits, **kind, scale=scale, notes=(*notes, *missing_notes(splits)))
+
+# %% ../nbs/14_tables.ipynb #d0115768
+def unlabelled_clips(
+    table: str | Path,  # a CSV file with a heading: id, text
+    arrays: dict | None = None,  # as in `clips_from_table`
+    clean: bool = False,  # as in `clips_from_table`
+    scale: dict | None = None,  # of the run that will predict
+) -> Split:  # every clip, in the order of the table; labels are NaN
+    "The inputs of a table."
+    lines = _lines(Path(table), {}, [], labelled=False)
+    inputs, present, _ = _read_arrays(arrays or {}, lines, clean, [], None, scale or {})
+    return Split(_ids(lines), inputs, torch.full((len(lines.at),), math.nan), present=present)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from .checkpoints import digests
-from .clips import Clips, DataError, noted, one_sided, video_of
+from .clips import Clips, DataError, few, noted, one_sided, video_of
 from .labels import LabelGenerator
 from .missing import held, thinned
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
 from .objective import LossTerms, multitask_loss
 from .posterior import FixedLabels, posterior_labels
-from .prediction import autocast, single
+from .prediction import autocast, class_shares, single
 from .presets import Preset, alignment_for
 from .processes import Ranks, forward_rows
 
@@ -63,6 +63,26 @@ def for_missing(
     lacking = any(not mask.all() for split in clips.splits.values() for mask in split.present.values())
     return replace(preset.model, missing=preset.model.missing or lacking or preset.train.modality_dropout > 0)
 
+# %% ../nbs/27_trainer.ipynb #c87639cb
+def as_allowed(
+    clips: Clips,  # the data
+    preset: Preset,  # the network and its training
+) -> tuple[Clips, Preset]:  # with a note, where something was changed
+    "The preset with unimodal labels that these clips allow."
+    c, few_clips = preset.train, len(clips.train) < 20
+    measured = c.measure != "none" and c.share == "measured" and not c.pairs
+    if measured and (clips.classes or few_clips):
+        found = f"{len(clips.train)} clips" if few_clips else f"classes {few(clips.classes)}"
+        expected = "at least 20 clips whose labels are numbers for share='measured', or pairs that are named"
+        raise DataError.at(clips.name, "train", "", found, expected)
+    if c.labels in ("none", "copy") or not (clips.classes or few_clips and c.labels == "posterior"):
+        return clips, preset
+    why = "numbers, and these are classes" if clips.classes else f"20 clips, and train has {len(clips.train)}"
+    floor = c.floor or 0.1
+    line = f"unimodal labels: {c.labels} ones need {why}; each modality is trained on the clip's own, with weight {floor:g}"
+    train = replace(c, labels="copy", floor=floor)
+    return replace(clips, notes=tuple(dict.fromkeys((*clips.notes, line)))), replace(preset, train=train)
+
 # %% ../nbs/27_trainer.ipynb #3397f5e2
 class Trainer:
     "A run in progress: all that changes, and nothing else."
@@ -74,17 +94,14 @@ class Trainer:
         progress: bool = False,  # show a bar while a frozen text encoder runs
         ranks: Ranks = Ranks(),  # the processes that train together
     ):
-        config, model_config = preset.train, for_missing(clips, preset)
+        clips, preset = as_allowed(clips, preset)
+        config, model_config = preset.train, replace(for_missing(clips, preset), classes=len(clips.classes))
         self.config, self.model_config, self.ranks = config, model_config, ranks
         self.device = pick_device(config.device)
         if len(clips.train) < 4:
             raise DataError(f"{clips.name}: train: {len(clips.train)} clips, expected at least 4")
-        if config.labels == "posterior" and len(clips.train) < 20:
-            raise DataError(
-                f"{clips.name}: train: found {len(clips.train)} clips; expected at least 20 for posterior labels, or labels='copy'"
-            )
         self.data = digests(clips)
-        clips = noted(clips, *filter(None, [one_sided(clips.train.labels.cpu())]))
+        clips = noted(clips, *filter(None, [not clips.classes and one_sided(clips.train.labels.cpu())]))
         ready = prepare(clips, model_config, self.device, progress)
         self.clips, self.specs, self.posterior = ready.to(self.device), specs(ready), None
         if config.labels == "posterior" or (
@@ -96,7 +113,8 @@ class Trainer:
             )
         self.model = initial_model(model_config, self.specs, config.seed).to(self.device)
         if model_config.aligned:
-            self.model.start_at(ready.train.labels.mean().item())
+            y = ready.train.labels.mean().item() if not ready.classes else class_shares(ready).log().to(self.device)
+            self.model.start_at(y)
         self.shadow = copy.deepcopy(self.model).requires_grad_(False) if config.average else None
         self.generator = _labels_for(self)
         widths = (
@@ -113,7 +131,7 @@ class Trainer:
         )
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.epoch, self.history, self.shown = 0, [], None
-        self.best: dict[str, Any] = {"epoch": 0, "score": math.inf, "MAE": math.inf, "weights": {}}
+        self.best: dict[str, Any] = {"epoch": 0, "score": math.inf, "weights": {}}
 
 # %% ../nbs/27_trainer.ipynb #2d136d49
 def _labels_for(run: Trainer) -> LabelGenerator | FixedLabels | None:

@@ -52,6 +52,10 @@ def restore(run: Trainer, state: dict[str, Any]) -> None:
 
 # %% ../nbs/28_training.ipynb #286b33e3
 MAY_CHANGE = ("epochs", "patience", "device", "precision", "compile")
+OPTIONS = {
+    "train": TrainConfig,
+    "model": ModelConfig,
+}  # an option that a state of an earlier version lacks had its default
 
 
 def identity(run: Trainer) -> dict[str, Any]:
@@ -77,6 +81,11 @@ def load_state(run: Trainer, folder: Path) -> None:
             f"{path}: not a readable state ({type(error).__name__}); start again in another folder"
         ) from None
     for part in [name for name in now if name in was]:  # a state of an earlier version may lack one
+        was[part] = (
+            {k: v for k, v in asdict(OPTIONS[part]()).items() if k in now[part]} | was[part]
+            if part in OPTIONS
+            else was[part]
+        )
         for key in dict.fromkeys([*now[part], *was[part]]):
             if was[part].get(key) != now[part].get(key) and part == "content":
                 raise DataError(
@@ -96,7 +105,10 @@ def save_state(run: Trainer, folder: Path) -> None:
 # %% ../nbs/28_training.ipynb #41079bf6
 def save_config(run: Trainer, folder: Path) -> None:
     "Model, training and clips as JSON."
-    about = {key: getattr(run.clips, key) for key in ("name", "dataset", "bound", "scale", "columns", "notes")}
+    about = {
+        key: getattr(run.clips, key)
+        for key in ("name", "dataset", "bound", "scale", "columns", "notes", "classes", "opened")
+    }
     write_json(
         folder / "config.json",
         {"model": asdict(run.model_config), "train": asdict(run.config), "specs": run.specs, "clips": about},
@@ -138,7 +150,8 @@ class Run:
         before, ids = self.features(part, trained=False)[0], [split.ids[k] for k in rows]
         groups = [groups[k] for k in rows] if groups is not None else video_of(tuple(ids))
         kept, was = ({s: x[rows] for s, x in part.items()} for part in (features, before))
-        report = dmsil.information_report(kept, labels[rows], groups, before=was, **options)
+        y = None if self.clips.classes else labels[rows]
+        report = dmsil.information_report(kept, y, groups, before=was, **options)
         gone = len(split) - len(rows)
         return (
             replace(report, notes=(*report.notes, f"{gone} of {len(split)} clips lack a modality")) if gone else report
@@ -149,19 +162,25 @@ class Run:
         return plot_history(self.history, self.metrics["best_epoch"], self.metrics["reference"])
 
 # %% ../nbs/28_training.ipynb #a87f9d73
+def _measures(run: Trainer) -> tuple[str, str]:
+    "What is measured after each epoch; the best weights are chosen by the first."
+    return ("NLL", "Accuracy") if run.clips.classes else ("MAE", "Corr")
+
+
 def _validate(run: Trainer) -> dict[str, float]:
     "Validation metrics; remember the weights if they are the best so far."
     model = run.shadow if run.shadow is not None and run.epoch > 1 else run.model
     y_hat, z = predict(model, run.clips.valid, precision=run.config.precision, ranks=run.ranks)
-    valid = run.ranks.broadcast(scores(y_hat, run.clips.valid, run.clips.dataset))
-    score = valid["MAE"]
+    valid = run.ranks.broadcast(scores(y_hat, run.clips.valid, run.clips.dataset, run.clips.classes))
+    measure = _measures(run)[0]
+    score = valid[measure]
     if run.config.keep == "objective" and run.alignment is not None:
         with torch.no_grad():
             aligned = run.alignment({s: x.to(run.device) for s, x in z.items()}, run.clips.valid.present)
             score += run.ranks.broadcast(aligned.total.item())
     if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        run.best = {"epoch": run.epoch, "score": score, "MAE": valid["MAE"], "weights": weights}
+        run.best = {"epoch": run.epoch, "score": score, measure: valid[measure], "weights": weights}
     return valid
 
 
@@ -175,7 +194,7 @@ def _epochs(run: Trainer, tick) -> Iterator[dict[str, float]]:
         run.epoch += 1
         terms = train_epoch(run, tick)
         valid = _validate(run)
-        row = {"epoch": run.epoch, "valid_MAE": valid["MAE"], "valid_Corr": valid["Corr"]}
+        row = {"epoch": run.epoch} | {f"valid_{name}": valid[name] for name in _measures(run)}
         row |= {f"train_{name}": value for name, value in terms.items()} | {"seconds": round(perf_counter() - start, 3)}
         run.history.append(row)
         yield row
@@ -230,7 +249,7 @@ def fit(
     progress = progress and ranks.rank == 0
     with torch.random.fork_rng(devices):
         run = Trainer(clips, chosen, progress, ranks)
-        folder = _open_folder(run, out, resume)
+        folder, measure = _open_folder(run, out, resume), _measures(run)[0]
         _check_same(run)
         per_epoch = math.ceil(len(clips.train) / config.batch_size)
         with tqdm(
@@ -242,7 +261,7 @@ def fit(
         ) as bar:
             for row in _epochs(run, bar.update):
                 bar.set_postfix_str(
-                    f"epoch {row['epoch']}, valid MAE {row['valid_MAE']:.3f}, best {run.best['MAE']:.3f}"
+                    f"epoch {row['epoch']}, valid {measure} {row[f'valid_{measure}']:.3f}, best {run.best[measure]:.3f}"
                 )
                 if ranks.rank == 0 and folder is not None:
                     save_state(run, folder)
@@ -256,10 +275,10 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
     "Test the best weights once, and save what a reader wants."
     run.model.load_state_dict(run.best["weights"])
     run.model.eval()
-    score = lambda split: evaluate(run.model, split, run.clips.dataset, run.config.precision, run.ranks)
+    args = run.clips.dataset, run.config.precision, run.ranks, run.clips.classes
+    score = lambda split: evaluate(run.model, split, *args)
     metrics = score(run.clips.test) | {"valid": score(run.clips.valid), "reference": reference(run.clips)}
     if run.model_config.missing:
-        args = run.clips.dataset, run.config.precision, run.ranks
         metrics["subsets"] = by_subset(run.model, run.clips.test, *args)
     if run.posterior is not None:
         metrics["reliability"] = {s: k.kappa for s, k in run.posterior.reliability.items()}

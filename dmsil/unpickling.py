@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .clips import SPLITS, DataError
+from .clips import SPLITS, DataError, few
 
 # %% ../nbs/10_unpickling.ipynb #b6446210
 class _Name(str):
@@ -305,3 +305,69 @@ def map_npy(
     "The array of a .npy."
     with np.errstate(over="ignore"):
         return np.lib.format.open_memmap(path, mode="r")
+
+# %% ../nbs/10_unpickling.ipynb #27b5254a
+def _h5_part(opened, part: str):
+    "One data set of an open file."
+    import h5py
+
+    if not isinstance(opened.get(part, getlink=True), h5py.HardLink):
+        raise Refused(f"a link under {part}", "a data set")
+    data = opened[part]
+    if not isinstance(data, h5py.Dataset):
+        raise Refused(f"a group under {part}", "a data set")
+    if data.is_virtual or data.external:
+        raise Refused(f"{part} in other files", "a data set in this one")
+    held = data.id.get_storage_size()
+    if data.nbytes > max(MOST, 100 * held):
+        raise Refused(f"{data.nbytes} bytes declared, {held} there", "a file that holds them")
+    return data[()]
+
+
+def _read_h5(path: Path) -> dict:
+    import h5py
+
+    with h5py.File(path, "r") as opened:
+        if "values" not in opened:
+            raise Refused(f"no such data set among {few(opened)}", "values")
+        return {part: _h5_part(opened, part) for part in _PARTS if part in opened}
+
+
+def _read_npz_parts(path: Path) -> dict:
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "values" not in names:
+            raise Refused(f"no such array among {few(names)}", "values")
+        return {part: read_npy(archive, f"{part}.npy").values() for part in _PARTS if part in names}
+
+
+_PARTS = ("values", "lengths", "ids")
+_READERS = {".npy": lambda path: {"values": map_npy(path)}, ".npz": _read_npz_parts, ".h5": _read_h5, ".hdf5": _read_h5}
+
+# %% ../nbs/10_unpickling.ipynb #412a6208
+def file_parts(path: Path, modality: str) -> dict:  # values and, where they are there, lengths and ids
+    "The arrays of a file."
+    if path.suffix not in _READERS:
+        raise DataError.at(path.name, "", modality, f"a file ending in {path.suffix!r}", few(_READERS))
+    if not path.is_file():
+        raise DataError.at(path.name, "", modality, "no such file", "a readable file")
+    try:
+        return _READERS[path.suffix](path)
+    except ValueError as error:
+        if "object" not in str(error):
+            raise DataError.at(
+                path.name, "", modality, f"a damaged {path.suffix[1:]} ({error})", "a whole one"
+            ) from None
+        raise DataError.at(
+            path.name,
+            "",
+            modality,
+            "an array of objects",
+            "numbers: .npz with values and lengths, or a list of arrays in memory",
+        ) from None
+    except Refused as error:
+        raise DataError.at(path.name, "", modality, error.found, error.expected) from None
+    except Exception as error:  # whatever a damaged byte leads to
+        raise DataError.at(
+            path.name, "", modality, f"a damaged {path.suffix[1:]} ({type(error).__name__}: {error})", "a whole one"
+        ) from None
