@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     url=meta["git_url"],
     keywords=meta["keywords"],
-    packages=["dmsil"],
+    packages=["dmsil", "dmsil.related"],
     package_data={"dmsil": ["*.mplstyle", "py.typed"]},
     python_requires=">=" + meta["min_python"],
     install_requires=meta["requirements"].split(),

@@ -187,6 +187,7 @@ class ModalAlignment(_SignedPairs):
         self,
         features: dict[str, Tensor],  # (n, d_s) by modality; those that no pair names are ignored
         present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
+        labels: Float[Tensor, "n"] | None = None,  # not read; other alignments of a run read them
     ) -> AlignmentTerms:
         "The terms of a batch."
         present = present or {}

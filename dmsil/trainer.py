@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .alignment import AlignmentTerms
 from .checkpoints import digests
-from .clips import Clips, DataError, few, noted, one_sided, video_of
+from .clips import Clips, DataError, Split, few, noted, one_sided, video_of
 from .labels import LabelGenerator
 from .missing import held, thinned
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
@@ -93,6 +94,7 @@ class Trainer:
         preset: Preset,  # the network and its training
         progress: bool = False,  # show a bar while a frozen text encoder runs
         ranks: Ranks = Ranks(),  # the processes that train together
+        alignment=None,  # a module in place of `ModalAlignment`, or a function of the widths that makes one
     ):
         clips, preset = as_allowed(clips, preset)
         config, model_config = preset.train, replace(for_missing(clips, preset), classes=len(clips.classes))
@@ -120,8 +122,10 @@ class Trainer:
         widths = (
             dict.fromkeys(self.specs, model_config.aligned) if model_config.aligned else model_config.dims(self.specs)
         )
-        self.alignment = alignment_for(
-            config, list(self.specs), widths, self.posterior.to_share() if self.posterior else ()
+        measured = self.posterior.to_share() if self.posterior else ()
+        self.given = alignment is not None
+        self.alignment = (
+            _made(alignment, widths) if self.given else alignment_for(config, list(self.specs), widths, measured)
         )
         for part in (self.generator, self.alignment):
             if part is not None:
@@ -169,6 +173,29 @@ def _by_batch(out: Output, sizes: list[int]) -> list[Output]:
 
     return [Output(*parts) for parts in zip(*map(cut, out), strict=True)]
 
+# %% ../nbs/27_trainer.ipynb #11b7cac1
+def _made(alignment, widths: dict[str, int]) -> nn.Module:
+    "A copy of a module, or what a function makes of the widths."
+    made = copy.deepcopy(alignment) if isinstance(alignment, nn.Module) else alignment(widths)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"alignment needs to be a torch.nn.Module or a function that makes one, got {made!r}")
+    return made
+
+# %% ../nbs/27_trainer.ipynb #36fb2ecc
+def aligned_terms(
+    run: Trainer,  # the run
+    features: dict[str, Tensor],  # what the alignment acts on, on the device
+    split: Split,  # whose clips they are
+    rows: Tensor,  # which of them, on the CPU
+    labels: Tensor,  # theirs, y_m, on the device
+) -> AlignmentTerms | None:  # None where nothing is aligned
+    "What the alignment says of some clips of a split; in evaluation mode where they aren't training clips."
+    if run.alignment is None:
+        return None
+    module, present = run.alignment.train(split is run.clips.train), {s: m[rows] for s, m in split.present.items()}
+    ids = {"ids": [split.ids[k] for k in rows.tolist()]} if getattr(module, "by_clip", False) else {}
+    return module(features, labels=labels, present=present, **ids)
+
 # %% ../nbs/27_trainer.ipynb #4d7ed424
 def _loss(run: Trainer, out: Output, rows: Tensor, part: Tensor) -> LossTerms:
     "The loss of one batch, whose rows are on the device and, as `part`, on the CPU."
@@ -177,7 +204,7 @@ def _loss(run: Trainer, out: Output, rows: Tensor, part: Tensor) -> LossTerms:
     if run.generator is not None:
         labels |= {s: y[rows] for s, y in run.generator.labels.items()}
         weights = {s: run.generator.weights(s, rows) for s in run.generator.labels}
-    terms = run.alignment(out.aligned, present) if run.alignment is not None else None
+    terms = aligned_terms(run, out.aligned, run.clips.train, part, labels["fusion"])
     return multitask_loss({s: single(out.predictions[s]) for s in labels}, labels, weights, terms, present)
 
 # %% ../nbs/27_trainer.ipynb #c9dc6263

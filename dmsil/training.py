@@ -26,7 +26,7 @@ from .posterior import FixedLabels, PosteriorLabels
 from .prediction import by_subset, evaluate, predict, reference, scores
 from .presets import Preset, TrainConfig, changed
 from .processes import join
-from .trainer import Trainer, initial_model, train_epoch
+from .trainer import Trainer, aligned_terms, initial_model, train_epoch
 
 # %% ../nbs/28_training.ipynb #03e11da4
 STATE = "state.safetensors"  # its file
@@ -61,6 +61,7 @@ OPTIONS = {
 def identity(run: Trainer) -> dict[str, Any]:
     "What must be equal for a run to go on: configuration and clips."
     train = {k: v for k, v in asdict(run.config).items() if k not in MAY_CHANGE}
+    train |= {"alignment module": " ".join(repr(run.alignment).split())} if run.given else {}
     data = {
         "name": Path(run.clips.name).name,
         "clips": [len(run.clips.train), len(run.clips.valid), len(run.clips.test)],
@@ -176,7 +177,8 @@ def _validate(run: Trainer) -> dict[str, float]:
     score = valid[measure]
     if run.config.keep == "objective" and run.alignment is not None:
         with torch.no_grad():
-            aligned = run.alignment({s: x.to(run.device) for s, x in z.items()}, run.clips.valid.present)
+            features, split = {s: x.to(run.device) for s, x in z.items()}, run.clips.valid
+            aligned = aligned_terms(run, features, split, torch.arange(len(split)), split.labels)
             score += run.ranks.broadcast(aligned.total.item())
     if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -238,17 +240,20 @@ def fit(
     resume: bool = False,  # go on from the state in `out`, where there is one
     log: Callable[[dict], Any] | None = None,  # called with each epoch's row; of several processes, in the first
     progress: bool = True,  # show a bar; of several processes, the first does
+    alignment=None,  # a module in place of `ModalAlignment`, or a function of the widths that makes one; a number: `TrainConfig.alignment`
     **changes,  # fields of `TrainConfig` or `ModelConfig` to set otherwise, such as pairs={("text", "audio"): 0.3}, seed=7
 ) -> Run:  # metrics, history, model
     "Train, keep the weights with the best validation MAE, test once."
     from tqdm.auto import tqdm
 
+    if isinstance(alignment, int | float):
+        changes, alignment = changes | {"alignment": alignment}, None
     chosen = changed(preset, **changes)
     config, devices = chosen.train, list(range(torch.cuda.device_count()))
     ranks = join(config.device)
     progress = progress and ranks.rank == 0
     with torch.random.fork_rng(devices):
-        run = Trainer(clips, chosen, progress, ranks)
+        run = Trainer(clips, chosen, progress, ranks, alignment)
         folder, measure = _open_folder(run, out, resume), _measures(run)[0]
         _check_same(run)
         per_epoch = math.ceil(len(clips.train) / config.batch_size)
@@ -282,9 +287,8 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
         metrics["subsets"] = by_subset(run.model, run.clips.test, *args)
     if run.posterior is not None:
         metrics["reliability"] = {s: k.kappa for s, k in run.posterior.reliability.items()}
-    metrics["pairs"] = (
-        {"~".join(pair): w for pair, w in run.alignment.weights.items()} if run.alignment is not None else {}
-    )
+    pairs = getattr(run.alignment, "weights", {})
+    metrics["pairs"] = {"~".join(pair): w for pair, w in pairs.items()}
     metrics |= {
         "best_epoch": run.best["epoch"],
         "epochs": run.epoch,
@@ -298,7 +302,6 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
         )  # again: the last row is missing where the process was killed before it
         write_json(folder / "metrics.json", metrics)
     run.ranks.broadcast("saved")
-    pairs = run.alignment.weights if run.alignment is not None else {}
     return Run(
         metrics,
         run.history,

@@ -15,10 +15,23 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = {path.stem[3:]: place for place, path in enumerate(sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")))}
 MODULES = sorted(p.stem for p in (ROOT / "dmsil").glob("*.py") if not p.stem.startswith("_"))
 RANK = {name: ORDER.get(name, ORDER.get("training", 99) + 0.5) for name in MODULES}
+WING = sorted(f"related.{p.stem}" for p in (ROOT / "dmsil" / "related").glob("*.py") if not p.stem.startswith("_"))
+IN_WING = {
+    f"related.{path.stem[3:]}": place
+    for place, path in enumerate(sorted((ROOT / "nbs" / "related").glob("[0-9][0-9]_*.ipynb")))
+}
 
 
 def tree(name):
-    return ast.parse((ROOT / "dmsil" / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.parse((ROOT / "dmsil" / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+
+
+def home(name, node):
+    "The module that an import from inside the package names, as it stands after `dmsil.`; None for others."
+    if node.level:
+        parts = name.split(".")[: -node.level]
+        return ".".join([*parts, node.module or ""]) if node.level <= name.count(".") + 1 else None
+    return node.module.removeprefix("dmsil.") if node.module.startswith("dmsil.") else None
 
 
 def imported(name, top_only=False):
@@ -27,7 +40,7 @@ def imported(name, top_only=False):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield f"dmsil.{node.module}" if node.level else node.module
+            yield f"dmsil.{home(name, node)}" if node.level else node.module
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -35,11 +48,25 @@ def test_imports_point_upwards(name):
     for module in imported(name):
         if module.startswith("dmsil."):
             above = module.split(".")[1]
+            assert above != "related", f"{name} imports the wing"
             assert RANK[above] < RANK[name], f"{name} imports {above}"
             assert above != "proofs", f"{name} imports proofs, a leaf"
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", WING)
+def test_the_wing_is_a_leaf(name):
+    "Its modules import public names of the main line, and of the wing what stands above them."
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom) and (inside := home(name, node)):
+            if inside.startswith("related."):
+                assert IN_WING[inside] < IN_WING[name], f"{name} imports {inside}"
+            else:
+                public = importlib.import_module(f"dmsil.{inside}").__all__
+                strange = {alias.name for alias in node.names} - set(public)
+                assert not strange, f"{name} imports {strange} from {inside}, which are not public there"
+
+
+@pytest.mark.parametrize("name", MODULES + WING)
 def test_library_needs_no_development_tool(name):
     roots = {module.split(".")[0] for module in imported(name)}
     assert not roots & {"fastcore", "nbdev", "execnb", "IPython", "pytest"}
@@ -48,7 +75,7 @@ def test_library_needs_no_development_tool(name):
     assert not {m.split(".")[0] for m in imported(name, top_only=True)} & heavy, "imported before it is used"
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", MODULES + WING)
 def test_public_names_are_documented(name):
     module = importlib.import_module(f"dmsil.{name}")
     assert module.__doc__ or name == "cli", "the notebook's subtitle is missing"
@@ -60,6 +87,7 @@ def test_public_names_are_documented(name):
 
 PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
 LINES, CELLS, NAMES = 450, 120, 111
+WING_CELLS, WING_NAMES = 60, 40
 PROOFS = 600  # cells of 01_proofs, which has a section for each claim
 
 
@@ -69,15 +97,17 @@ def count(of, number, most):
 
 
 def test_a_module_is_a_room():
-    lines = {name: (ROOT / "dmsil" / f"{name}.py").read_text(encoding="utf-8").count("\n") for name in MODULES}
+    paths = {name: ROOT / "dmsil" / f"{name.replace('.', '/')}.py" for name in MODULES + WING}
+    lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in paths.items()}
     print(f"{len(lines)} modules, {sum(lines.values())} lines")
     assert all([count(f"lines of {name}", number, LINES) for name, number in lines.items()])
 
 
 def test_a_page_can_be_read_in_one_sitting():
-    cells = {path.stem: len(json.loads(path.read_text(encoding="utf-8"))["cells"]) for path in PAGES}
-    most = {name: PROOFS if name == "01_proofs" else CELLS for name in cells}
-    assert all([count(f"cells of {name}", number, most[name]) for name, number in cells.items()])
+    cells = {path: len(json.loads(path.read_text(encoding="utf-8"))["cells"]) for path in PAGES}
+    most = {path: WING_CELLS if path.parent.name == "related" else CELLS for path in cells}
+    most = {path: PROOFS if path.stem == "01_proofs" else number for path, number in most.items()}
+    assert all([count(f"cells of {path.stem}", number, most[path]) for path, number in cells.items()])
 
 
 def test_public_names_are_few():
@@ -85,11 +115,12 @@ def test_public_names_are_few():
 
     own = {(name, public) for name in MODULES for public in importlib.import_module(f"dmsil.{name}").__all__}
     package = set(dmsil.__all__) - {public for _, public in own}
-    assert count("public names", len(own) + len(package), NAMES)
+    wing = [public for name in WING for public in importlib.import_module(f"dmsil.{name}").__all__]
+    assert count("public names", len(own) + len(package), NAMES) and count("of the wing", len(wing), WING_NAMES)
 
 
 def test_no_private_name_crosses_a_module():
-    nodes = [(name, node) for name in MODULES for node in ast.walk(tree(name))]
+    nodes = [(name, node) for name in MODULES + WING for node in ast.walk(tree(name))]
     own = [
         (name, node)
         for name, node in nodes
@@ -109,13 +140,13 @@ def test_package_names_exist():
 
 
 def test_import_is_light():
-    code = "import sys, dmsil; print([m for m in ('torch', 'sympy', 'sklearn', 'transformers', 'matplotlib', 'fastcore', 'nbdev') if m in sys.modules])"
+    code = "import sys, dmsil; print([m for m in ('dmsil.related', 'torch', 'sympy', 'sklearn', 'transformers', 'matplotlib', 'fastcore', 'nbdev') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
     code = code.replace("import sys, dmsil", "import sys, dmsil.training")
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not re.search("sklearn|transformers|matplotlib|fastcore|nbdev", loaded)
+    assert not re.search("sklearn|transformers|matplotlib|fastcore|nbdev|related", loaded)
 
 
 def test_modules_are_the_notebooks(tmp_path):
@@ -129,13 +160,13 @@ def test_modules_are_the_notebooks(tmp_path):
         if (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
-    for path in (tmp_path / "dmsil").glob("*.py"):
+    for path in (tmp_path / "dmsil").rglob("*.py"):
         if path.name not in ("__init__.py", "__main__.py"):
             path.unlink()
     tool = Path(sys.executable).parent / "nbdev_export"
     subprocess.run([tool], cwd=tmp_path, check=True, capture_output=True, env=os.environ)
-    for path in (ROOT / "dmsil").glob("*.py"):
-        assert (tmp_path / "dmsil" / path.name).read_text() == path.read_text(), path.name
+    for path in (ROOT / "dmsil").rglob("*.py"):
+        assert (tmp_path / path.relative_to(ROOT)).read_text() == path.read_text(), path.name
 
 
 def test_readme_is_the_index():
