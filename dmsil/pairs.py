@@ -304,6 +304,7 @@ def checked_features(
     groups,  # one for each clip, or None
     folds: int,
     permutations: int,
+    gaps: bool = False,  # may a clip lack a modality, its row being all NaN?
 ) -> dict[str, Tensor]:  # without the fusion
     "The features by name, or a ValueError that says what is wrong with them."
     if 0 < permutations < 39:
@@ -316,8 +317,9 @@ def checked_features(
     for s, D in features.items():
         if D.ndim != 2 or len(D) != n:
             raise ValueError(f"{s}: features need shape ({n}, d), a row a clip, got {tuple(D.shape)}")
-        if not D.isfinite().all():
-            raise ValueError(f"{s}: features hold {int((~D.isfinite()).sum())} values that are not finite")
+        wrong = ~D.isfinite() & ~(D.isnan().all(1, keepdim=True) if gaps else D.new_zeros(1, dtype=torch.bool))
+        if wrong.any():
+            raise ValueError(f"{s}: features hold {int(wrong.sum())} values that are not finite")
     if groups is not None and len(groups) != n:
         raise ValueError(f"groups need one entry for each of {n} clips, got {len(groups)}")
     if n < 40:

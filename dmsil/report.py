@@ -55,26 +55,59 @@ class Report:
     def _repr_html_(self) -> str:
         return _as_html(self)
 
+# %% ../nbs/32_report.ipynb #b169292e
+def _clips_with(features: dict[str, Tensor], groups: Groups, *names: str) -> tuple[Tensor, Groups]:
+    "The clips that have all of these modalities (none named: all there are), and their groups."
+    there = torch.stack([features[s].isfinite().all(1) for s in names or features]).all(0)
+    if (count := int(there.sum())) < 40:
+        raise ValueError(f"a verdict needs at least 40 clips with {', '.join(names or features)}, got {count}")
+    return there.nonzero()[:, 0], Groups(count, groups.of[there].tolist(), groups.seed, there.device)
+
+
+def _common(features: dict[str, Tensor], groups: Groups, a: str, b: str, **settings) -> Pair:
+    "A pair, of the clips that have both; the others count nothing."
+    rows, by = _clips_with(features, groups, a, b)
+    pair = measured_pair(one_side(features[a][rows], by), one_side(features[b][rows], by), by, **settings)
+    clipwise = torch.full((len(groups.of),), math.nan, dtype=torch.double)
+    clipwise[rows.cpu()] = pair.clipwise
+    return replace(pair, clipwise=clipwise)
+
+
+def _gaps(features: dict[str, Tensor], complete: int) -> list[str]:
+    "How many clips lack what."
+    lacking = {s: int(D.isnan().all(1).sum()) for s, D in features.items()}
+    missing = ", ".join(f"{s} in {count}" for s, count in lacking.items() if count)
+    n = len(next(iter(features.values())))
+    told = f"missing: {missing} of {n} clips; each pair is measured on the clips that have both, the rest on {complete} that have all"
+    return [told] if missing else []
+
 # %% ../nbs/32_report.ipynb #8eee1504
 def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, settings: dict, margin: float) -> Report:
     "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
     from tqdm.auto import tqdm
 
-    sides, both = {s: one_side(D, groups) for s, D in features.items()}, list(combinations(features, 2))
+    both, (rows, by) = list(combinations(features, 2)), _clips_with(features, groups)
+    whole, sides = len(rows) == len(groups.of), {s: one_side(D[rows], by) for s, D in features.items()}
     with tqdm(total=len(both) + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
         pairs = {}
         for a, b in both:
-            pairs[a, b] = measured_pair(sides[a], sides[b], groups, **settings, margin=margin)
+            pairs[a, b] = (
+                measured_pair(sides[a], sides[b], by, **settings, margin=margin)
+                if whole
+                else _common(features, groups, a, b, **settings, margin=margin)
+            )
             bar.update()
         unknown = {}, math.nan, (math.nan, math.nan)
         modalities, together, ends = (
-            unknown if y is None else label_interactions(features, y, groups, settings["permutations"])
+            unknown
+            if y is None
+            else label_interactions({s: D[rows] for s, D in features.items()}, y[rows], by, settings["permutations"])
         )
         bar.update()
-    notes = list(clip_notes(sides, groups))
+    notes = [*_gaps(features, len(rows)), *clip_notes(sides, by)]
     if any(m.bound["together"] for m in modalities.values()):
         notes.append(
-            f"about the label: {len(groups.of)} clips are too few for all columns of several modalities; only their leading directions were measured"
+            f"about the label: {len(rows)} clips are too few for all columns of several modalities; only their leading directions were measured"
         )
     if y is None:
         notes.append("about the label: nothing, as no numbers were given")
@@ -84,7 +117,7 @@ def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, setti
 def information_report(
     features: dict[
         str, Float[Tensor, "n d_s"]
-    ],  # held-out features by modality; "fusion" is left out, being made of the others
+    ],  # held-out features by modality, a row of NaN where a clip lacks it; "fusion" is left out, being made of the others
     labels: Float[Tensor, " n"] | None,  # y_m; None where they are no numbers, such as classes: the pairs alone
     groups=None,  # a speaker or video for each clip; None: each clip by itself
     before: dict[str, Float[Tensor, "n d_s"]] | None = None,  # features of the same clips to compare with
@@ -99,14 +132,14 @@ def information_report(
     if y is not None and (y.ndim != 1 or not y.isfinite().all()):
         raise ValueError(f"labels need one finite number a clip, got shape {tuple(y.shape)}")
     n = len(next(iter(features.values()), ())) if y is None else len(y)
-    features = checked_features(features, n, groups, folds, permutations)
+    features = checked_features(features, n, groups, folds, permutations, gaps=True)
     by = Groups(n, groups, seed, device := next(iter(features.values())).device)
     y = y if y is None else y.to(device)
     settings = {"permutations": permutations, "resamples": resamples, "folds": folds}
     after = _report(features, y, by, settings, margin)
     if before is None:
         return after
-    before = checked_features(before, n, groups, folds, permutations)
+    before = checked_features(before, n, groups, folds, permutations, gaps=True)
     if set(before) != set(features):
         raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
     first = _report({s: before[s] for s in features}, y, by, settings, margin)
@@ -118,7 +151,9 @@ def information_report(
 def _change(first: Pair, then: Pair, groups: Groups) -> Change:
     "The difference, with an interval from the clips' own differences (P35)."
     moved = (then.clipwise - first.clipwise).to(groups.of.device)
-    half = student(groups) * mean_variance(moved, groups).sqrt().item()
+    there = moved.isfinite()
+    moved, by = moved[there], Groups(int(there.sum()), groups.of[there].tolist(), groups.seed, moved.device)
+    half = student(by) * mean_variance(moved, by).sqrt().item()
     return Change(then.shared - first.shared, (moved.mean().item() - half, moved.mean().item() + half))
 
 # %% ../nbs/32_report.ipynb #51283398

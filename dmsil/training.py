@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +143,13 @@ class Run:
         return model.to(next(self.model.parameters()).device)
 
     def report(self, part: str = "test", groups=None, **options):
-        "The verdict on the aligned features of a split, before and after training: `dmsil.information_report`. Clips that lack a modality are left out."
+        "The verdict on the aligned features of a split, before and after training: `dmsil.information_report`. A clip that lacks a modality counts for the pairs that it has."
         import dmsil
 
-        split = getattr(self.clips, part)
-        features, labels, rows = *self.features(part), split.rows_with(*split.inputs)
-        before, ids = self.features(part, trained=False)[0], [split.ids[k] for k in rows]
-        groups = [groups[k] for k in rows] if groups is not None else video_of(tuple(ids))
-        kept, was = ({s: x[rows] for s, x in part.items()} for part in (features, before))
-        y = None if self.clips.classes else labels[rows]
-        report = dmsil.information_report(kept, y, groups, before=was, **options)
-        gone = len(split) - len(rows)
-        return (
-            replace(report, notes=(*report.notes, f"{gone} of {len(split)} clips lack a modality")) if gone else report
-        )
+        split, (features, labels) = getattr(self.clips, part), self.features(part)
+        groups = groups if groups is not None else video_of(tuple(split.ids))
+        before, y = self.features(part, trained=False)[0], None if self.clips.classes else labels
+        return dmsil.information_report(features, y, groups, before=before, **options)
 
     def plot(self):
         "Validation MAE and the terms of the loss over epochs."

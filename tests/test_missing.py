@@ -17,6 +17,7 @@ from dmsil.labels import LabelGenerator
 from dmsil.missing import thinned, with_missing
 from dmsil.model import ModelConfig, MultimodalModel, Spec
 from dmsil.objective import multitask_loss
+from dmsil.pairs import pair_information
 from dmsil.prediction import by_subset, predict, predict_clips
 from dmsil.presets import preset
 from dmsil.synthetic import Simulation, bayes_prediction
@@ -381,16 +382,41 @@ def test_a_run_predicts_from_what_is_there(tmp_path):
         predict_clips(tmp_path / "able", replace(mute, inputs={"nose": mute.inputs["vision"]}))
 
 
-def test_the_verdict_is_about_complete_clips():
+def test_the_verdict_reads_the_clips_that_each_pair_has():
     torn = with_missing(synthetic_clips(n=(80, 20, 200), seed=4), 0.3)
     run = dmsil.fit(torn, **QUICK)
-    features, _ = run.features()
-    assert all(torch.equal(~x.isnan().any(1), torn.test.present[s]) for s, x in features.items())
+    features, labels = run.features()
+    there = {s: ~x.isnan().any(1) for s, x in features.items()}
+    assert all(torch.equal(mask, torn.test.present[s]) for s, mask in there.items())
     report = run.report(permutations=0, resamples=50)
+    complete = len(torn.test.complete())
     assert (
-        report.clips == len(torn.test.complete())
-        and f"{200 - report.clips} of 200 clips lack a modality" in report.notes
+        report.clips == 200
+        and report.notes[0].startswith("missing: ")
+        and f"on {complete} that have all" in report.notes[0]
     )
+    for (a, b), found in report.pairs.items():
+        both = there[a] & there[b]
+        alone = pair_information(features[a][both], features[b][both], permutations=0, resamples=50)
+        assert int(both.sum()) > complete
+        assert torch.equal(found.clipwise.isfinite(), both)
+        assert (found.shared, found.interval, found.kappa) == (alone.shared, alone.interval, alone.kappa)
+    have = torch.stack(list(there.values())).all(0)
+    rest = dmsil.information_report(
+        {s: x[have] for s, x in features.items()}, labels[have], permutations=0, resamples=50
+    )
+    assert repr(rest.modalities) == repr(report.modalities) and rest.together == report.together
+
+
+def test_too_few_clips_with_both_sides_are_named():
+    g = torch.Generator().manual_seed(0)
+    x = {s: torch.randn(100, 3, generator=g) for s in ("text", "audio", "vision")}
+    x["text"][:45], x["audio"][55:] = float("nan"), float("nan")
+    with pytest.raises(ValueError, match="at least 40 clips with text, audio, vision, got 10"):
+        dmsil.information_report(x, torch.randn(100, generator=g), permutations=0)
+    x["vision"][0, 1] = float("nan")
+    with pytest.raises(ValueError, match="vision: features hold 1 values that are not finite"):
+        dmsil.information_report(x, torch.randn(100, generator=g), permutations=0)
 
 
 def test_bayes_errors_of_subsets():
