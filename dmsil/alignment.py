@@ -59,12 +59,7 @@ def _projection(
     if key not in projections:
         projections[key] = nn.Linear(wide, narrow, bias=False, device=device)
         nn.init.orthogonal_(projections[key].weight)
-    W = projections[key].weight
-    if W.shape != (narrow, wide):
-        raise ValueError(
-            f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, got {wide} and {narrow}"
-        )
-    return W
+    return projections[key].weight
 
 
 def _key(pair: tuple[str, str]) -> str:
@@ -84,6 +79,8 @@ def _equal_widths(projections: nn.ModuleDict, pair: tuple[str, str], D_a: Tensor
     if a == b:
         return D_a, D_b
     W = _projection(projections, pair, max(a, b), min(a, b), D_a.device)
+    if W.shape != (min(a, b), max(a, b)):
+        raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, got {a} and {b}")
     return (_narrowed(D_a, W), D_b) if a > b else (D_a, _narrowed(D_b, W))
 
 # %% ../nbs/03_alignment.ipynb #d9627ed4
