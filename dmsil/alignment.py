@@ -47,46 +47,41 @@ class AlignmentTerms:
     whitening: Float[Tensor, ""]  # the weighted whitening term of all modalities named in a pair
 
 # %% ../nbs/03_alignment.ipynb #499258bf
+def _projection(
+    projections: nn.ModuleDict,  # made ones by "a~b"; a missing one is made here
+    pair: tuple[str, str],
+    wide: int,
+    narrow: int,
+    device: torch.device | None = None,
+) -> Float[Tensor, "narrow wide"]:
+    "The learned projection of a pair of unequal widths, from the wider to the narrower."
+    key = _key(pair)
+    if key not in projections:
+        projections[key] = nn.Linear(wide, narrow, bias=False, device=device)
+        nn.init.orthogonal_(projections[key].weight)
+    return projections[key].weight
+
+
+def _key(pair: tuple[str, str]) -> str:
+    return "~".join(pair).replace(".", "·")  # a module's name holds no dot
+
+
 def _narrowed(D: Tensor, W: Tensor) -> Tensor:
     "DWᵀ in the wider of the two formats, whatever the autocast."
     dtype = torch.promote_types(D.dtype, W.dtype)
     with torch.autocast(D.device.type, enabled=False):
         return D.to(dtype) @ W.to(dtype).T
 
-# %% ../nbs/03_alignment.ipynb #ca84faf6
-class _EqualWidths(nn.ModuleDict):
-    "A learned bias-free projection for each pair of unequal widths, from the wider to the narrower."
 
-    def __init__(self, pairs):
-        super().__init__()
-        self.pairs = {self.key(pair) for pair in pairs}
-        self.register_buffer("place", torch.empty(0), persistent=False)
-
-    @staticmethod
-    def key(pair):
-        return "~".join(pair).replace(".", "·")
-
-    def make(self, pair, wide, narrow, device=None):
-        self[self.key(pair)] = nn.Linear(wide, narrow, bias=False, device=device)
-        nn.init.orthogonal_(self[self.key(pair)].weight)
-
-    def forward(self, pair, D_a, D_b):
-        a, b = D_a.shape[-1], D_b.shape[-1]
-        if a == b:
-            return D_a, D_b
-        if self.key(pair) not in self:
-            self.make(pair, max(a, b), min(a, b), D_a.device)
-        W = self[self.key(pair)].weight
-        if W.shape != (min(a, b), max(a, b)):
-            raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, got {a} and {b}")
-        return (_narrowed(D_a, W), D_b) if a > b else (D_a, _narrowed(D_b, W))
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        for pair in self.pairs - set(self):
-            W = state_dict.get(f"{prefix}{pair}.weight")
-            if W is not None:
-                self[pair] = nn.Linear(*W.shape[::-1], bias=False, device=self.place.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+def _equal_widths(projections: nn.ModuleDict, pair: tuple[str, str], D_a: Tensor, D_b: Tensor) -> tuple[Tensor, Tensor]:
+    "Both modalities at the width of the narrower."
+    a, b = D_a.shape[-1], D_b.shape[-1]
+    if a == b:
+        return D_a, D_b
+    W = _projection(projections, pair, max(a, b), min(a, b), D_a.device)
+    if W.shape != (min(a, b), max(a, b)):
+        raise ValueError(f"the projection of {pair} is for widths {W.shape[1]} and {W.shape[0]}, got {a} and {b}")
+    return (_narrowed(D_a, W), D_b) if a > b else (D_a, _narrowed(D_b, W))
 
 # %% ../nbs/03_alignment.ipynb #d9627ed4
 def _checked(weights: dict, measure: str, whitening: float, epsilon: float, allow_unbounded: bool) -> dict:
@@ -125,42 +120,17 @@ def _kept(present: dict[str, Tensor], names: tuple[str, ...], *D: Tensor) -> tup
     rows = (rows if len(rows) >= _FEWEST else rows[:0]).to(D[0].device)
     return tuple(D_s.index_select(0, rows) for D_s in D)
 
-# %% ../nbs/03_alignment.ipynb #21b64c10
-class _SignedPairs(nn.Module):
-    "What follows from weights, measure, epsilon and projections for one pair, and for all."
 
-    def term(self, pair: tuple[str, str], D_a: Tensor, D_b: Tensor) -> tuple[Tensor, Tensor]:
-        "The measure of a pair, and its weighted term."
-        kind = _MEASURES[self.measure]
-        if not len(D_a):
-            return D_a.detach().sum(), D_a.sum() + D_b.sum()
-        if not kind.similarity:
-            D_a, D_b = self.projections(pair, D_a, D_b)
-        measure = kind.call(D_a, D_b, self.epsilon)
-        share = measure / kind.unit(min(D_a.shape[1], D_b.shape[1]), self.epsilon)
-        return measure, self.weights[pair] * (1 - share if kind.similarity else share)
-
-    def white(self, features: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        "The weighted whitening term of all modalities named in a pair."
-        zero = torch.zeros((), device=features[self.names[0]].device if self.names else None)
-        kept = [_kept(present, (name,), features[name])[0] for name in self.names] if self.whitening else []
-        return (
-            self.whitening * sum((whiteness(D) if len(D) else D.sum() for D in kept), zero) if self.whitening else zero
-        )
-
-    def interval(self) -> tuple[float, float]:
-        "Where the terms of all pairs add up to, whatever the features (P32)."
-        kind = _MEASURES[self.measure]
-        ends = [sorted((weight * kind.low, weight * kind.high)) for weight in self.weights.values() if weight]
-        return sum(low for low, _ in ends), sum(high for _, high in ends)
-
-    def extra_repr(self) -> str:
-        "What print shows of it."
-        pairs = ", ".join(f"{a}~{b} {weight:+g}" for (a, b), weight in self.weights.items())
-        return f"{pairs}; measure={self.measure}, whitening={self.whitening:g}"
+def _white(gamma: float, names: tuple[str, ...], features: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+    "γ_r Σ_s ‖C_s − I‖²/d_s over the modalities named in a pair."
+    zero = torch.zeros((), device=features[names[0]].device if names else None)
+    if not gamma:
+        return zero
+    kept = [_kept(present, (name,), features[name])[0] for name in names]
+    return gamma * sum((whiteness(D) if len(D) else D.sum() for D in kept), zero)
 
 # %% ../nbs/03_alignment.ipynb #964653ae
-class ModalAlignment(_SignedPairs):
+class ModalAlignment(nn.Module):
     "A signed weight for each pair of named modalities: + shares, − makes private, absent leaves free."
 
     def __init__(
@@ -176,18 +146,29 @@ class ModalAlignment(_SignedPairs):
         self.weights = _checked(weights, measure, whitening, epsilon, allow_unbounded)
         self.measure, self.whitening, self.epsilon = measure, float(whitening), float(epsilon)
         self.names = tuple(dict.fromkeys(name for pair in self.weights for name in pair))
-        projected = () if _MEASURES[measure].similarity else tuple(self.weights)
-        self.projections = _EqualWidths(projected)
-        for pair in projected:
+        self.projections = nn.ModuleDict()
+        self.register_buffer("place", torch.empty(0), persistent=False)  # is where the module is
+        for pair in () if _MEASURES[measure].similarity else self.weights:
             widths = sorted({dims[name] for name in pair if name in dims} if dims else (), reverse=True)
             if len(widths) == 2:
-                self.projections.make(pair, *widths)
+                _projection(self.projections, pair, *widths)
+
+    def term(self, pair: tuple[str, str], D_a: Tensor, D_b: Tensor) -> tuple[Tensor, Tensor]:
+        "The measure of a pair, and its weighted term."
+        kind = _MEASURES[self.measure]
+        if not len(D_a):
+            return D_a.detach().sum(), D_a.sum() + D_b.sum()
+        if not kind.similarity:
+            D_a, D_b = _equal_widths(self.projections, pair, D_a, D_b)
+        measure = kind.call(D_a, D_b, self.epsilon)
+        share = measure / kind.unit(min(D_a.shape[1], D_b.shape[1]), self.epsilon)
+        return measure, self.weights[pair] * (1 - share if kind.similarity else share)
 
     def forward(
         self,
         features: dict[str, Tensor],  # (n, d_s) by modality; those that no pair names are ignored
         present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
-        labels: Float[Tensor, "n"] | None = None,  # not read; other alignments of a run read them
+        labels: Tensor | None = None,  # not used; accepted so that every alignment has one call
     ) -> AlignmentTerms:
         "The terms of a batch."
         present = present or {}
@@ -198,5 +179,23 @@ class ModalAlignment(_SignedPairs):
             pair: self.term(pair, *_kept(present, pair, *(features[name] for name in pair))) for pair in self.weights
         }
         measures, by_pair = ({pair: term[i] for pair, term in terms.items()} for i in (0, 1))
-        white = self.white(features, present)
+        white = _white(self.whitening, self.names, features, present)
         return AlignmentTerms(sum(by_pair.values(), white), by_pair, measures, white)
+
+    def interval(self) -> tuple[float, float]:
+        "Where the terms of all pairs add up to, whatever the features (P32)."
+        kind = _MEASURES[self.measure]
+        ends = [sorted((weight * kind.low, weight * kind.high)) for weight in self.weights.values() if weight]
+        return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+    def extra_repr(self) -> str:
+        "What print shows of it."
+        pairs = ", ".join(f"{a}~{b} {weight:+g}" for (a, b), weight in self.weights.items())
+        return f"{pairs}; measure={self.measure}, whitening={self.whitening:g}"
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for pair in () if _MEASURES[self.measure].similarity else self.weights:
+            W = state_dict.get(f"{prefix}projections.{_key(pair)}.weight")
+            if W is not None and _key(pair) not in self.projections:
+                self.projections[_key(pair)] = nn.Linear(*W.shape[::-1], bias=False, device=self.place.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)

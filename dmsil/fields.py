@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../nbs/11_fields.ipynb #1b814cf4
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -125,34 +127,47 @@ def _nowhere(values: Float[Tensor, "n ... d"]) -> Bool[Tensor, " n"]:
     return nan.any(1) & (nan | (values == 0).all(-1)).all(1)
 
 # %% ../nbs/11_fields.ipynb #d702e85a
+_BLOCK = 2**18  # values that are looked at together
+
+
 def read_floats(
     table: Fields,  # one split
     field: str,  # a key
     shape: str,  # "(n,)" or "(n, L, d)"
 ) -> Float[Tensor, "n ..."]:
     "One field as float32, all finite; `shape` is (n,) or (n, L, d)."
-    values = table.numbers(field)
-    if values.ndim != shape.count(",") + (shape != "(n,)"):
-        raise table.error(field, f"shape {values.shape}", shape)
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = torch.from_numpy(np.array(values, dtype=np.float32))  # the one copy
-    bad = ~values.isfinite()
-    if bad.any() and shape != "(n,)":
-        table.lacks(field, gone := _nowhere(values))
-        values[gone], bad[gone] = 0, False
-    if not bad.any():
-        return values
-    counts = {
-        "NaN": int(values.isnan().sum()),
-        "+inf": int(values.isposinf().sum()),
-        "−inf": int(values.isneginf().sum()),
-    }
-    found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    found += f" among {values.numel()} values, first in row {int(bad.nonzero()[0, 0])}"
-    if shape == "(n,)":
-        raise table.error(field, found, "a finite label for each clip")
-    table.mend(field, found, "finite numbers", "sets them to 0")
-    return values.nan_to_num_(0.0, 0.0, 0.0)
+    given = table.numbers(field)
+    if given.ndim != shape.count(",") + (shape != "(n,)"):
+        raise table.error(field, f"shape {given.shape}", shape)
+    values, gone = torch.empty(given.shape), torch.zeros(len(given), dtype=torch.bool)
+    counts, first = Counter(), None
+    rows = max(1, _BLOCK // max(1, math.prod(given.shape[1:])))
+    for at in range(0, len(given), rows):
+        block = values[at : at + rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            block.numpy()[...] = given[at : at + rows]
+        if block.sum().isfinite() or block.isfinite().all():
+            continue
+        if shape != "(n,)":
+            gone[at : at + rows] = _nowhere(block)
+            block[gone[at : at + rows]] = 0
+        if not (bad := ~block.isfinite()).any():
+            continue
+        first = at + int(bad.nonzero()[0, 0]) if first is None else first
+        counts.update(
+            {"NaN": int(block.isnan().sum()), "+inf": int(block.isposinf().sum()), "−inf": int(block.isneginf().sum())}
+        )
+        block.nan_to_num_(0.0, 0.0, 0.0)
+    if isinstance(table.fields[field], Pieces):
+        table.fields[field].forget()
+    table.lacks(field, gone)
+    if counts:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        found += f" among {values.numel()} values, first in row {first}"
+        if shape == "(n,)":
+            raise table.error(field, found, "a finite label for each clip")
+        table.mend(field, found, "finite numbers", "sets them to 0")
+    return values
 
 # %% ../nbs/11_fields.ipynb #051baa79
 def read_lengths(
@@ -231,7 +246,9 @@ def read_steps(
     longest = values.shape[1]
     if key in table.fields:
         return Steps(values, read_lengths(table, key, table.numbers(key), longest))
-    last = (values != 0).any(2).long() * torch.arange(1, longest + 1)
+    last = torch.from_numpy(values.numpy().any(2)).long() * torch.arange(
+        1, longest + 1
+    )  # any() of NumPy copies nothing
     return Steps(values, last.amax(1).clamp(min=1))
 
 # %% ../nbs/11_fields.ipynb #79a63c0b

@@ -6,6 +6,8 @@
 __all__ = ['centre_distances', 'selfmm_label', 'disagreement', 'LabelGenerator']
 
 # %% ../nbs/04_labels.ipynb #d4926286
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -112,81 +114,55 @@ def disagreement(
     return floor + (1 - floor) * (y_s - y_m).abs().tanh()
 
 # %% ../nbs/04_labels.ipynb #8801cffc
-def _sides(y, neutral):
+def _sides(y: Float[Tensor, "M b"], neutral: str) -> Bool[Tensor, "2 M b"]:
     "Who is positive (row 0) and who is negative (row 1)."
     return torch.stack([y > 0 if neutral == "exclude" else y >= 0, y < 0])
 
 
-class RunningCentres(_Exact):
-    "The mean feature of the positive and of the negative clips, modality by modality, as float64 running sums."
+def class_sums(
+    y: Float[Tensor, "M b"],  # labels of some clips, modality by modality: their signs make the classes
+    F: Float[Tensor, "b D"],  # features of the same clips, all modalities side by side
+    seen: Bool[Tensor, "*M b"],  # which of them count
+    widths: list[int],  # width of each modality
+    neutral: str = "exclude",  # label 0: "exclude" it from both classes or count it as "positive"
+) -> tuple[Float[Tensor, "2 D"], Int[Tensor, "2 M"]]:  # in float64, and how many clips each sum holds
+    "Numerator and denominator of the centres: Σ [side] F and Σ [side]."
+    side = _sides(y, neutral) & seen
+    parts = F.double().split(widths, 1)
+    return torch.cat([side[:, m].double() @ part for m, part in enumerate(parts)], 1), side.sum(-1)
 
-    def __init__(
-        self,
-        y: Float[Tensor, "M n"],  # each modality's labels: their signs make the classes
-        widths: list[int],  # width of each modality's features
-        neutral: str = "exclude",  # label 0: "exclude" it from both classes or count it as "positive"
-        there: Bool[Tensor, "M n"] | None = None,  # which clips have each modality; None: all
-    ):
-        super().__init__()
-        self.widths, self.neutral = list(widths), neutral
-        self.register_buffer("there", there, persistent=False)
-        self.register_buffer("y", y.clone())
-        self.register_buffer("stored", y.new_zeros(y.shape[1], sum(widths)))  # (n, Σd), as last seen
-        self.register_buffer("sums", y.new_zeros(2, sum(widths), dtype=torch.float64))  # positive, negative
-        sides = _sides(y, neutral)
-        self.register_buffer("counts", (sides if there is None else sides & there).sum(-1))  # (2, M)
 
-    def means(self) -> Float[Tensor, "2 D"]:
-        "The centres; not a number for a class without clips."
-        return torch.cat(
-            [S / N[:, None] for S, N in zip(self.sums.split(self.widths, 1), self.counts.T, strict=True)], 1
-        )
-
-    def replace(self, rows, once, y, F):
-        "Write labels (M, b) and features (b, Σd) of some rows and carry the sums along."
-        for sign, (y_rows, F_rows) in (-1, (self.y[:, rows], self.stored[rows])), (1, (y, F)):
-            seen = once if self.there is None else once & self.there[:, rows]
-            side = sign * (_sides(y_rows, self.neutral) & seen)
-            parts = F_rows.double().split(self.widths, 1)
-            self.sums += torch.cat([side[:, m].double() @ part for m, part in enumerate(parts)], 1)
-            self.counts += side.sum(-1)
-        self.y[:, rows], self.stored[rows] = y, F
-
-# %% ../nbs/04_labels.ipynb #ec4a7fa0
-class UnimodalLabels(RunningCentres):
-    "Every clip's label for each modality, at first the clip's own, beside the centres that they define."
-
-    def __init__(
-        self,
-        labels: Float[Tensor, "n"],  # y_m of every training clip
-        dims: dict[str, int],  # width of each modality's features, "fusion" among them
-        neutral: str = "exclude",  # clips labelled 0: "exclude" from the centres or "positive"
-        floor: float = 0.0,  # w₀ of the weight
-        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
-    ):
-        y_m = torch.as_tensor(labels).detach()
-        if y_m.ndim != 1 or not y_m.isfinite().all():
-            raise ValueError("labels must be one finite number for each clip")
-        if "fusion" not in dims:
-            raise ValueError(f"dims must name the fused features 'fusion', got {list(dims)}")
-        if neutral not in ("exclude", "positive"):
-            raise ValueError(f"neutral is 'exclude' or 'positive', got {neutral!r}")
-        dims, y_m = {"fusion": dims["fusion"], **dims}, y_m.to(torch.promote_types(y_m.dtype, torch.float32))
-        whole = torch.ones(len(y_m), dtype=torch.bool)
-        there = torch.stack([present.get(name, whole) for name in dims]).to(y_m.device) if present else None
-        super().__init__(y_m.repeat(len(dims), 1), dims.values(), neutral, there)
-        self.dims, self.floor = dims, floor
-
-    @property
-    def labels(self) -> dict[str, Float[Tensor, "n"]]:
-        "The current label of every clip, for each modality (views: the next update moves them)."
-        return dict(zip(list(self.dims)[1:], self.y[1:], strict=True))
-
-    def weights(self, name: str, rows: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
-        "The weight W_s (P28) of one modality's label, for some clips."
-        return disagreement(self.labels[name][rows], self.y[0, rows], self.floor)
+def class_means(
+    sums: Float[Tensor, "2 D"], counts: Int[Tensor, "2 M"], widths: list[int]
+) -> Float[Tensor, "2 D"]:  # not a number for a class without clips
+    "The centres."
+    return torch.cat([S / N[:, None] for S, N in zip(sums.split(widths, 1), counts.T, strict=True)], 1)
 
 # %% ../nbs/04_labels.ipynb #cdbfc7b8
+def presence(
+    present: dict[str, Bool[Tensor, "n"]],  # which clips have a modality; one not named: all
+    names: Iterable[str],
+    n: int,  # clips
+) -> Bool[Tensor, "M n"]:
+    "Which clips have which modality, a row a modality."
+    whole = torch.ones(n, dtype=torch.bool)
+    return torch.stack([present.get(name, whole) for name in names])
+
+
+def _checked(labels: Tensor, dims: dict[str, int], neutral: str, mode: str) -> tuple[Tensor, dict[str, int]]:
+    "Labels in float32 or wider, and dims with the fused features first; a ValueError for what can't be."
+    y_m = torch.as_tensor(labels).detach()
+    if y_m.ndim != 1 or not y_m.isfinite().all():
+        raise ValueError("labels must be one finite number for each clip")
+    if "fusion" not in dims:
+        raise ValueError(f"dims must name the fused features 'fusion', got {list(dims)}")
+    if neutral not in ("exclude", "positive"):
+        raise ValueError(f"neutral is 'exclude' or 'positive', got {neutral!r}")
+    if mode not in _readouts:
+        raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
+    return y_m.to(torch.promote_types(y_m.dtype, torch.float32)), {"fusion": dims["fusion"], **dims}
+
+
 def _side_by_side(features, dims, b, like):
     "Features (b, Σd) of one batch in the order of dims, detached, on the generator's device."
     for name, d in dims.items():
@@ -228,7 +204,7 @@ def _robust(gen, F, rows, once):
 _readouts = {"selfmm": _selfmm, "robust": _robust}
 
 # %% ../nbs/04_labels.ipynb #0b2588a4
-class LabelGenerator(UnimodalLabels):
+class LabelGenerator(_Exact):
     "Unimodal labels from where a clip's features lie between the class centres (Self-MM's ULGM, or P27's read-out)."
 
     def __init__(
@@ -242,14 +218,35 @@ class LabelGenerator(UnimodalLabels):
         half: bool = False,  # store features in half precision
         present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
     ):
-        if mode not in _readouts:
-            raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
-        super().__init__(labels, dims, neutral, floor, present)
-        self.bound, self.mode, self.read = bound, mode, _readouts[mode]
-        if half:
-            self.stored = self.stored.half()
+        super().__init__()
+        y_m, self.dims = _checked(labels, dims, neutral, mode)
+        self.bound, self.mode, self.neutral, self.floor = bound, mode, neutral, floor
+        self.widths, self.read = list(self.dims.values()), _readouts[mode]
+        there = presence(present, list(self.dims), len(y_m)).to(y_m.device) if present else None
+        self.register_buffer("there", there, persistent=False)  # (M, n)
+        self.register_buffer("y", y_m.repeat(len(self.dims), 1))  # (M, n), current labels; row 0 is y_m
+        stored = y_m.new_zeros(len(y_m), sum(self.widths))
+        self.register_buffer("stored", stored.half() if half else stored)  # (n, Σd), features as last seen
+        self.register_buffer(
+            "sums", y_m.new_zeros(2, sum(self.widths), dtype=torch.float64)
+        )  # of positive, negative clips
+        sides = _sides(self.y, neutral)
+        self.register_buffer("counts", (sides if there is None else sides & there).sum(-1))  # (2, M)
         if mode == "robust":
-            self.line = RunningLine(self.y.shape[1]).to(self.y.device)
+            self.line = RunningLine(len(y_m)).to(y_m.device)
+
+    @property
+    def labels(self) -> dict[str, Float[Tensor, "n"]]:
+        "The current label of every clip, for each modality (views: the next update moves them)."
+        return dict(zip(list(self.dims)[1:], self.y[1:], strict=True))
+
+    def weights(self, name: str, rows: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+        "The weight W_s (P28) of one modality's label, for some clips."
+        return disagreement(self.labels[name][rows], self.y[0, rows], self.floor)
+
+    def means(self) -> Float[Tensor, "2 D"]:
+        "The centres; not a number for a class without clips."
+        return class_means(self.sums, self.counts, self.widths)
 
     @torch.no_grad()
     def update(
@@ -262,10 +259,20 @@ class LabelGenerator(UnimodalLabels):
         rows = rows.to(self.y.device).contiguous()
         last, once = _last_visit(rows)
         F, y = _side_by_side(features, self.dims, len(rows), self.y)[last], self.y[:, rows]
-        if self.there is not None:
-            F = _without_missing(F, self.there[:, rows], self.widths)
+        there = None if self.there is None else self.there[:, rows]
+        if there is not None:
+            F = _without_missing(F, there, self.widths)
         if epoch > 1:
             moved = momentum(y[1:], self.read(self, F.double(), rows, once), epoch, self.bound)
-            y[1:] = moved if self.there is None else torch.where(self.there[1:, rows], moved, y[1:])
+            y[1:] = moved if there is None else torch.where(there[1:], moved, y[1:])
         F = F.to(self.stored.dtype)
         self.replace(rows, once, y, torch.where(F.isfinite().all(1, keepdim=True), F, self.stored[rows]))
+
+    def replace(self, rows, once, y, F):
+        "Write labels (M, b) and features (b, Σd) of some rows and carry the sums along."
+        seen = once if self.there is None else once & self.there[:, rows]
+        for sign, y_rows, F_rows in (-1, self.y[:, rows], self.stored[rows]), (1, y, F):
+            sums, counts = class_sums(y_rows, F_rows, seen, self.widths, self.neutral)
+            self.sums += sign * sums
+            self.counts += sign * counts
+        self.y[:, rows], self.stored[rows] = y, F

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from .clips import Clips, Split, Steps, Tokens, Vectors
+from .labels import presence
 
 # %% ../nbs/09_missing.ipynb #1a8a36e1
 def missing_notes(
@@ -45,8 +46,7 @@ def held(
     names: Iterable[str],  # m modalities
 ) -> Bool[Tensor, "n m"]:
     "Which of these modalities each clip has."
-    whole = torch.ones(len(split), dtype=torch.bool)
-    return torch.stack([split.present.get(s, whole) for s in names], 1)
+    return presence(split.present, names, len(split)).T
 
 
 def thinned(

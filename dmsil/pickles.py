@@ -203,8 +203,7 @@ def _read_pickle(path: Path) -> dict:
             for start, (found, expected) in _OTHERS.items():
                 if begins.startswith(start):
                     raise DataError.at(path.name, "", "", found, expected)
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                found = unpickle(mapped, path.name)
+            found = unpickle(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), path.name)
     except OSError as error:
         raise DataError.at(path.name, "", "", error.strerror or type(error).__name__, "a readable file") from None
     for split in SPLITS:

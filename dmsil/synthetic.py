@@ -82,89 +82,78 @@ def _check(config: SyntheticConfig) -> None:
             raise ValueError(f"{name} needs an observed width of at least {k}, that of its blocks together, got {d}")
 
 # %% ../nbs/07_synthetic.ipynb #9a3b405f
-class _Information:
-    "Closed forms of what modalities share."
+def check_names(config: SyntheticConfig, *names: str) -> None:
+    "A ValueError unless all are modalities of the world, each named once."
+    for name in names:
+        if name not in config.dims:
+            raise ValueError(f"unknown modality {name!r}, expected one of {', '.join(config.dims)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a modality is named twice: {', '.join(names)}")
 
-    def __init__(self, config: SyntheticConfig | None = None):
-        self.config = config or SyntheticConfig()
-        self.names = tuple(self.config.dims)
-        self.r = pair_correlation(self.config.common, self.config.k_common)  # r_c
 
-    def information(self, a: str, b: str) -> float:
-        "I(x_a; x_b) in nats."
-        return self.conditional_information(a, b)
-
-    def conditional_information(self, a: str, b: str, *given: str) -> float:
-        "I(x_a; x_b | x of `given`) in nats."
-        self._known(a, b, *given)
-        pairs = self.config.pairs
-        I_ab = pairs.get((a, b), pairs.get((b, a), 0.0))
-        if not given:
-            return I_ab + self.config.common
-        return I_ab + _nats(self.r / (1 + len(given) * self.r), self.config.k_common)
-
-    def _known(self, *names: str) -> None:
-        for name in names:
-            if name not in self.names:
-                raise ValueError(f"unknown modality {name!r}, expected one of {', '.join(self.names)}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"a modality is named twice: {', '.join(names)}")
+def shared_nats(
+    config: SyntheticConfig,
+    a: str,
+    b: str,
+    *given: str,  # others, already seen
+) -> float:  # nats
+    "I(x_a; x_b | x of `given`)."
+    check_names(config, a, b, *given)
+    I_ab = config.pairs.get((a, b), config.pairs.get((b, a), 0.0))
+    if not given:
+        return I_ab + config.common
+    r, j = pair_correlation(config.common, config.k_common), len(given)
+    return I_ab + _nats(r / (1 + j * r), config.k_common)
 
 # %% ../nbs/07_synthetic.ipynb #821564dd
-def _mean_absolute(variance: float) -> float:
+def label_scale(config: SyntheticConfig) -> float:
+    "c, which gives y_m variance 1."
+    omega, eta = config.omega.values(), config.eta
+    c = math.sqrt((1 - eta) * sum(omega) ** 2 + eta * sum(w * w for w in omega))
+    if c == 0:
+        raise ValueError("omega leaves nothing of the multimodal label")
+    return c
+
+
+def label_variance(
+    config: SyntheticConfig,
+    *names: str,  # S, modalities seen together
+) -> float:  # 1 if no name is given
+    "Var(y_m | x_S), P34."
+    check_names(config, *names)
+    omega, eta, j = config.omega, config.eta, len(names)
+    r = pair_correlation(config.common, config.k_common)
+    shared = (1 - eta) * sum(omega.values()) ** 2 * (1 - r) / (1 + (j - 1) * r)
+    unseen = eta * sum(w * w for s, w in omega.items() if s not in names)
+    return (shared + unseen) / label_scale(config) ** 2
+
+
+def unimodal_variance(config: SyntheticConfig, name: str) -> float:
+    "Var(y_s | x_s), P34."
+    check_names(config, name)
+    return (1 - config.eta) * (1 - pair_correlation(config.common, config.k_common))
+
+
+def mean_absolute(variance: float) -> float:
     "E|y| of a centred normal y."
     return math.sqrt(2 / math.pi * variance)
 
-
-class _Labels(_Information):
-    "Closed forms of what modalities know about the labels."
-
-    def __init__(self, config: SyntheticConfig | None = None):
-        super().__init__(config)
-        omega, eta = self.config.omega.values(), self.config.eta
-        self.c = math.sqrt((1 - eta) * sum(omega) ** 2 + eta * sum(w * w for w in omega))
-        if self.c == 0:
-            raise ValueError("omega leaves nothing of the multimodal label")
-
-    def label_variance(self, *names: str) -> float:
-        "Var(y_m | x of `names`), P34; 1 if no name is given."
-        self._known(*names)
-        omega, eta, r, j = self.config.omega, self.config.eta, self.r, len(names)
-        shared = (1 - eta) * sum(omega.values()) ** 2 * (1 - r) / (1 + (j - 1) * r)
-        unseen = eta * sum(w * w for s, w in omega.items() if s not in names)
-        return (shared + unseen) / self.c**2
-
-    def bayes_mae(self, *names: str) -> float:
-        "Least MAE of y_m from x of `names`; from all modalities together if none is named."
-        return _mean_absolute(self.label_variance(*(names or self.names)))
-
-    def bayes_by_subset(self) -> dict[str, float]:
-        "Least MAE of y_m from each subset of the modalities, under names such as text+audio."
-        subsets = [names for k in range(1, len(self.names) + 1) for names in combinations(self.names, k)]
-        return {"+".join(names): self.bayes_mae(*names) for names in subsets}
-
-    def unimodal_bayes_mae(self, name: str) -> float:
-        "Least MAE of y_s from x_s."
-        self._known(name)
-        return _mean_absolute((1 - self.config.eta) * (1 - self.r))
-
 # %% ../nbs/07_synthetic.ipynb #07278509
-class _Disagreement(_Labels):
-    "Closed forms of how unimodal and multimodal labels differ."
+def label_correlation(config: SyntheticConfig, name: str) -> float:
+    "ρ_s = corr(y_s, y_m)."
+    check_names(config, name)
+    omega, eta = config.omega, config.eta
+    return ((1 - eta) * sum(omega.values()) + eta * omega[name]) / label_scale(config)
 
-    def label_correlation(self, name: str) -> float:
-        "corr(y_s, y_m)."
-        self._known(name)
-        omega, eta = self.config.omega, self.config.eta
-        return ((1 - eta) * sum(omega.values()) + eta * omega[name]) / self.c
 
-    def sign_discord(self, name: str) -> float:
-        "P(y_s and y_m have different signs)."
-        return math.acos(max(-1.0, min(1.0, self.label_correlation(name)))) / math.pi
+def sign_discord(config: SyntheticConfig, name: str) -> float:
+    "P(y_s and y_m have different signs)."
+    return math.acos(max(-1.0, min(1.0, label_correlation(config, name)))) / math.pi
 
-    def mean_disagreement(self, name: str) -> float:
-        "E|y_s − y_m|, what a label generator has to find."
-        return _mean_absolute(max(0.0, 2 - 2 * self.label_correlation(name)))
+
+def mean_disagreement(config: SyntheticConfig, name: str) -> float:
+    "E|y_s − y_m|, what a label generator has to find."
+    return mean_absolute(max(0.0, 2 - 2 * label_correlation(config, name)))
 
 # %% ../nbs/07_synthetic.ipynb #f4af519b
 def with_discord(
@@ -178,7 +167,7 @@ def with_discord(
     names = tuple(config.dims) if name is None else (name,)
 
     def reached(eta: float) -> float:
-        return sum(map(_Disagreement(replace(config, eta=eta)).sign_discord, names)) / len(names)
+        return sum(sign_discord(replace(config, eta=eta), s) for s in names) / len(names)
 
     etas = [
         0.0 if sum(config.omega.values()) else 1e-9,
@@ -196,33 +185,26 @@ def with_discord(
     return replace(config, eta=brentq(lambda eta: reached(eta) - target, etas[k], etas[k + 1], xtol=1e-15))
 
 # %% ../nbs/07_synthetic.ipynb #32b258ae
-class _Observation(_Disagreement):
-    "From latent blocks to observed features and back."
+def orthonormal_maps(config: SyntheticConfig) -> dict[str, tuple[Tensor, Tensor]]:
+    "(Q₁, Q₂) of each modality, drawn from the seed of the world."
+    generator = torch.Generator().manual_seed(config.seed)
 
-    def __init__(self, config: SyntheticConfig | None = None):
-        super().__init__(config)
-        generator = torch.Generator().manual_seed(self.config.seed)
+    def orthonormal(d, k):
+        Q, R = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=torch.float64))
+        return Q * R.diagonal().sign()
 
-        def orthonormal(d, k):
-            Q, R = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=torch.float64))
-            return Q * R.diagonal().sign()
+    widths = {name: sum(config.blocks(name).values()) for name in config.dims}
+    return {name: (orthonormal(k, k), orthonormal(config.dims[name], k)) for name, k in widths.items()}
 
-        widths = {name: sum(self.config.blocks(name).values()) for name in self.names}
-        self.maps = {name: (orthonormal(k, k), orthonormal(self.config.dims[name], k)) for name, k in widths.items()}
 
-    def observe(self, name: str, z: Float[Tensor, "n k_s"]) -> Float[Tensor, "n d_s"]:
-        "x_s = Q₂ g(Q₁ z_s), a row a clip."
-        Q_1, Q_2 = (Q.to(z) for Q in self.maps[name])
-        h = z @ Q_1.T
-        return (h + 0.3 * h**3 if self.config.nonlinear else h) @ Q_2.T
+def bend(h: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    "g(h) = h + 0.3h³."
+    return h + 0.3 * h**3
 
-    def latents(self, name: str, x: Float[Tensor, "n d_s"]) -> Float[Tensor, "n k_s"]:
-        "The way back, z_s from x_s: blocks side by side in the order of `config.blocks(name)`."
-        Q_1, Q_2 = (Q.to(x) for Q in self.maps[name])
-        h = x @ Q_2
-        if self.config.nonlinear:
-            h = 2 / math.sqrt(0.9) * torch.sinh(torch.asinh(1.5 * math.sqrt(0.9) * h) / 3)
-        return h @ Q_1
+
+def unbend(g: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    "The real root h of h + 0.3h³ = g."
+    return 2 / math.sqrt(0.9) * torch.sinh(torch.asinh(1.5 * math.sqrt(0.9) * g) / 3)
 
 # %% ../nbs/07_synthetic.ipynb #c7ad8a34
 @dataclass(frozen=True)
@@ -239,8 +221,92 @@ class Sample:
         return len(self.y_m)
 
 # %% ../nbs/07_synthetic.ipynb #4e621069
-class Simulation(_Observation):
-    "Modalities whose truth is known: closed forms, clips, and the best predictions there are."
+def draw_blocks(
+    config: SyntheticConfig,
+    n: int,  # clips
+    seed: int,
+) -> tuple[Float[Tensor, "n k_c"], dict[str, dict]]:  # u, and {modality: {block: (n, k)}}
+    "The latent blocks of n clips, in float64."
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(k):
+        return torch.randn(n, k, generator=generator, dtype=torch.float64)
+
+    def seen(u, r):
+        return math.sqrt(r) * u + math.sqrt(1 - r) * draw(u.shape[1])
+
+    u, r = draw(config.k_common), pair_correlation(config.common, config.k_common)
+    blocks = {s: {"common": seen(u, r)} for s in config.dims}
+    for pair, nats in config.pairs.items():
+        u_ab, r_ab = draw(config.k_pair), pair_correlation(nats, config.k_pair)
+        for s in pair:
+            blocks[s][pair] = seen(u_ab, r_ab)
+    for s in config.dims:
+        blocks[s]["private"] = draw(config.k_private)
+    return u, blocks
+
+
+def _cast(tree, dtype):
+    return {k: _cast(t, dtype) for k, t in tree.items()} if isinstance(tree, dict) else tree.to(dtype)
+
+# %% ../nbs/07_synthetic.ipynb #3914a28c
+class Simulation:
+    "Modalities whose truth is known: closed forms in nats and in MAE, clips, and the way from clips back to the latents."
+
+    def __init__(self, config: SyntheticConfig | None = None):
+        self.config = config or SyntheticConfig()
+        self.names = tuple(self.config.dims)
+        self.r = pair_correlation(self.config.common, self.config.k_common)  # r_c
+        self.c, self.maps = label_scale(self.config), orthonormal_maps(self.config)
+
+    def information(self, a: str, b: str) -> float:
+        "I(x_a; x_b) in nats."
+        return shared_nats(self.config, a, b)
+
+    def conditional_information(self, a: str, b: str, *given: str) -> float:
+        "I(x_a; x_b | x of `given`) in nats."
+        return shared_nats(self.config, a, b, *given)
+
+    def label_variance(self, *names: str) -> float:
+        "Var(y_m | x of `names`), P34; 1 if no name is given."
+        return label_variance(self.config, *names)
+
+    def bayes_mae(self, *names: str) -> float:
+        "Least MAE of y_m from x of `names`; from all modalities together if none is named."
+        return mean_absolute(self.label_variance(*(names or self.names)))
+
+    def bayes_by_subset(self) -> dict[str, float]:
+        "Least MAE of y_m from each subset of the modalities, under names such as text+audio."
+        subsets = [names for k in range(1, len(self.names) + 1) for names in combinations(self.names, k)]
+        return {"+".join(names): self.bayes_mae(*names) for names in subsets}
+
+    def unimodal_bayes_mae(self, name: str) -> float:
+        "Least MAE of y_s from x_s."
+        return mean_absolute(unimodal_variance(self.config, name))
+
+    def label_correlation(self, name: str) -> float:
+        "corr(y_s, y_m)."
+        return label_correlation(self.config, name)
+
+    def sign_discord(self, name: str) -> float:
+        "P(y_s and y_m have different signs)."
+        return sign_discord(self.config, name)
+
+    def mean_disagreement(self, name: str) -> float:
+        "E|y_s − y_m|, what a label generator has to find."
+        return mean_disagreement(self.config, name)
+
+    def observe(self, name: str, z: Float[Tensor, "n k_s"]) -> Float[Tensor, "n d_s"]:
+        "x_s = Q₂ g(Q₁ z_s), a row a clip."
+        Q_1, Q_2 = (Q.to(z) for Q in self.maps[name])
+        h = z @ Q_1.T
+        return (bend(h) if self.config.nonlinear else h) @ Q_2.T
+
+    def latents(self, name: str, x: Float[Tensor, "n d_s"]) -> Float[Tensor, "n k_s"]:
+        "The way back, z_s from x_s: blocks side by side in the order of `config.blocks(name)`."
+        Q_1, Q_2 = (Q.to(x) for Q in self.maps[name])
+        h = x @ Q_2
+        return (unbend(h) if self.config.nonlinear else h) @ Q_1
 
     def sample(
         self,
@@ -249,31 +315,12 @@ class Simulation(_Observation):
         dtype: torch.dtype = torch.float32,  # of what is returned
     ) -> Sample:  # on the CPU; `.blocks` keeps the latent truth
         "n clips; the same seed gives the same clips."
-        config, generator = self.config, torch.Generator().manual_seed(seed)
-
-        def draw(k):
-            return torch.randn(n, k, generator=generator, dtype=torch.float64)
-
-        def seen(u, r):
-            return math.sqrt(r) * u + math.sqrt(1 - r) * draw(u.shape[1])
-
-        u = draw(config.k_common)
-        blocks = {s: {"common": seen(u, self.r)} for s in self.names}
-        for pair, nats in config.pairs.items():
-            u_ab, r_ab = draw(config.k_pair), pair_correlation(nats, config.k_pair)
-            for s in pair:
-                blocks[s][pair] = seen(u_ab, r_ab)
-        for s in self.names:
-            blocks[s]["private"] = draw(config.k_private)
+        (u, blocks), eta, omega = draw_blocks(self.config, n, seed), self.config.eta, self.config.omega
         x = {s: self.observe(s, torch.cat(list(blocks[s].values()), 1)) for s in self.names}
         v = u[:, 0]
-        y = {s: math.sqrt(1 - config.eta) * v + math.sqrt(config.eta) * blocks[s]["private"][:, 0] for s in self.names}
-        y_m = sum(config.omega[s] * y[s] for s in self.names) / self.c
-
-        def to(tree):
-            return {k: to(t) for k, t in tree.items()} if isinstance(tree, dict) else tree.to(dtype)
-
-        return Sample(*map(to, (x, y_m, y, v, blocks)))
+        y = {s: math.sqrt(1 - eta) * v + math.sqrt(eta) * blocks[s]["private"][:, 0] for s in self.names}
+        y_m = sum(omega[s] * y[s] for s in self.names) / self.c
+        return Sample(*(_cast(part, dtype) for part in (x, y_m, y, v, blocks)))
 
 # %% ../nbs/07_synthetic.ipynb #111249c1
 def bayes_prediction(
@@ -283,7 +330,7 @@ def bayes_prediction(
 ) -> Float[Tensor, " n"]:
     "The prediction with the least mean absolute error (P34): the conditional mean, also the median."
     names = tuple(x) if target is None else (target,)
-    world._known(*names)
+    check_names(world.config, *names)
     z, config, r, j = {s: world.latents(s, x[s]) for s in names}, world.config, world.r, len(names)
     v = math.sqrt(r) / (1 + (j - 1) * r) * sum(z[s][:, 0] for s in names)
     w = {s: z[s][:, -config.k_private] for s in names}

@@ -11,7 +11,7 @@ import mmap
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Pieces:
             raise Refused("an array without a dtype")
         dtype, objects = self.dtype.numpy(), self.dtype.code[0] == "O"
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        if not isinstance(raw, list if objects else bytes | bytearray):
+        if not isinstance(raw, list if objects else bytes | bytearray | memoryview):
             raise Refused("an array without its values")
         if not (type(self.shape) is tuple and len(self.shape) < 128 and all(type(k) is int for k in self.shape)):
             raise Refused(f"{_word(self.shape)} for a shape", "whole numbers, at most one for each dimension")
@@ -82,6 +82,10 @@ class Pieces:
         if wanted != given:
             raise Refused(f"shape {self.shape}, which needs {wanted} bytes, over {given}", "as many as it needs")
         return raw if objects else np.frombuffer(raw, dtype).reshape(self.shape, order=self.order)
+
+    def forget(self):  # pages of a mapped file need not stay in memory once they are copied
+        if isinstance(self.raw, memoryview) and hasattr(self.raw.obj, "madvise"):
+            self.raw.obj.madvise(mmap.MADV_DONTNEED)
 
 # %% ../nbs/10_unpickling.ipynb #da07c676
 def _reconstruct(kind: str, shape: tuple, code: bytes) -> Pieces:
@@ -224,6 +228,36 @@ _OPS: dict[str, Callable] = {  # instruction: what it does to machine m with arg
     "BUILD": lambda m, a: m.build(*m.pop(1)),
 }
 
+# %% ../nbs/10_unpickling.ipynb #b5e567a7
+_SIZES = {"BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}  # bytes that say how many bytes follow
+_LARGE = 2**16  # bytes that are worth a view
+
+
+def _viewed(mapped: mmap.mmap, width: int) -> memoryview | None:
+    "The bytes that come next, in place, if they are many and all there."
+    at = mapped.tell() + width
+    k = int.from_bytes(mapped[at - width : at], "little")
+    if not _LARGE <= k <= len(mapped) - at:
+        return None
+    mapped.seek(at + k)
+    return memoryview(mapped)[at : at + k]
+
+
+def _instructions(data) -> Iterator[tuple[str, object, int]]:  # name, argument, place
+    "The instructions of a pickle, up to the last."
+    if not isinstance(data, mmap.mmap):
+        yield from ((op.name, argument, at) for op, argument, at in pickletools.genops(data))
+        return
+    name = ""
+    while name != "STOP":
+        at, code = data.tell(), data.read(1).decode("latin1")
+        if code not in pickletools.code2op:
+            raise ValueError(f"at place {at}, code {code!r} is unknown" if code else "it ends before STOP")
+        op = pickletools.code2op[code]
+        name = op.name
+        large = _viewed(data, _SIZES[name]) if name in _SIZES else None
+        yield name, large if large is not None else op.arg.reader(data) if op.arg else None, at
+
 # %% ../nbs/10_unpickling.ipynb #b3b8efb0
 def unpickle(
     data,  # bytes, or an open map of a file
@@ -232,12 +266,10 @@ def unpickle(
     "What a pickle describes, if that is arrays in plain containers; else a `DataError`."
     machine = _Machine()
     try:
-        for op, argument, machine.at in pickletools.genops(data):
-            if op.name not in _OPS:
-                raise Refused(f"the pickle instruction {op.name}")
-            _OPS[op.name](machine, argument)
-            if isinstance(argument, bytes) and len(argument) > 2**20 and hasattr(data, "madvise"):
-                data.madvise(mmap.MADV_DONTNEED)  # what was read of a mapped file need not stay in memory
+        for name, argument, machine.at in _instructions(data):
+            if name not in _OPS:
+                raise Refused(f"the pickle instruction {name}")
+            _OPS[name](machine, argument)
         return machine.stack.pop()
     except Refused as error:
         raise DataError.at(file, *_place(machine), error.found, error.expected) from None

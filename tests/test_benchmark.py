@@ -180,3 +180,19 @@ def test_the_committed_figures_are_whole():
         for run in (s["tuned"], s["frozen"]):
             assert all(len(run[who]["epoch_wall"]) >= 3 for who in ("ours", "mmsa"))
     assert [row["clips"] for row in found["labels"]] == list(bench.SIZES)
+
+
+def test_a_file_of_moseis_shape_and_its_loading(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "MOSEI", (6, 2, 3))
+    size = bench.write_mosei(tmp_path / "x.pkl", (6, 2, 3))
+    clips = load_clips(tmp_path / "x.pkl", dataset="mosei")
+    assert {s: tuple(x.values.shape) for s, x in clips.train.inputs.items()} == {
+        "text": (6, 50, 768),
+        "audio": (6, 500, 74),
+        "vision": (6, 500, 35),
+    }
+    assert 3.5 < size < 5
+    found = bench.benchmark(bench.BenchConfig(out=str(tmp_path / "b.json"), parts=("loading",), repeats=2, threads=1))
+    assert found["loading"]["clips"] == [6, 2, 3]
+    for by in ("pickle", "load_clips"):
+        assert {key: len(values) for key, values in found["loading"][by].items()} == {"wall": 2, "cpu": 2, "memory": 2}

@@ -7,6 +7,7 @@ import functools
 import gc
 import http.server
 import io
+import mmap
 import os
 import pickle
 import re
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmsil import corpora, unpickling
+from dmsil import corpora, fields, unpickling
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips
 from dmsil.corpora import MOSI_FILES, TIMING, fetch, load_mmmo, load_mosi, open_clips
 from dmsil.pickles import load_clips
@@ -210,6 +211,72 @@ def test_both_numpys_names_are_read():
     for core in (b"numpy.core.", b"numpy._core."):
         found = unpickling.unpickle(re.sub(rb"numpy\._?core\.", core, now), "f")
         assert found["x"].values().tolist() == [0, 1, 2] and found["y"] == 2
+
+
+def mapped(folder, raw: bytes) -> mmap.mmap:
+    path = folder / "mapped.pkl"
+    path.write_bytes(raw)
+    with open(path, "rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_mapped_file_gives_what_its_bytes_give(tmp_path, protocol, monkeypatch):
+    "And from protocol 3 on its arrays are views of it, not copies."
+    monkeypatch.setattr(unpickling, "_LARGE", 64)
+    table = {
+        "x": np.arange(600.0),
+        "small": np.arange(3),
+        "b": b"a" * 70,
+        "t": "words",
+        "f": np.asfortranarray(np.eye(9)),
+    }
+    raw = pickle.dumps(table, protocol)
+    plain, found = unpickling.unpickle(raw, "f"), unpickling.unpickle(data := mapped(tmp_path, raw), "f")
+    assert bytes(found["b"]) == plain["b"] == table["b"] and found["t"] == "words"
+    for key in ("x", "small", "f"):
+        assert np.array_equal(found[key].values(), plain[key].values()) and np.array_equal(
+            found[key].values(), table[key]
+        )
+    assert (isinstance(found["x"].raw, memoryview) and found["x"].raw.obj is data) == (protocol >= 3)
+    before = found["x"].values().copy()
+    found["x"].forget()
+    assert np.array_equal(found["x"].values(), before)
+
+
+def test_a_mapped_file_cut_anywhere_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpickling, "_LARGE", 64)
+    raw = pickle.dumps({"train": {"audio": np.arange(60.0), "id": ["a"]}}, 4)
+    for k in range(1, len(raw)):
+        with pytest.raises(DataError, match="^f: .*damaged"):
+            unpickling.unpickle(mapped(tmp_path, raw[:k]), "f")
+    with pytest.raises(DataError, match="found a damaged pickle .* is unknown"):
+        unpickling.unpickle(mapped(tmp_path, b"\xff."), "f")
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), block=st.sampled_from([1, 7, 30, 10**6]), huge=st.booleans())
+def test_blocks_are_no_matter(seed, block, huge):
+    "Numbers are looked at block by block; what is found is what the whole field holds."
+    rng = np.random.default_rng(seed)
+    x = rng.choice([0.0, 1.5, -2.0, 3e38 if huge else 3.0], (9, 4, 3))
+    x[rng.random(x.shape) < 0.1 * (seed % 2)] = rng.choice([np.nan, np.inf, -np.inf])
+    x[rng.random(9) < 0.2] = np.nan
+    table = fields.Fields("f", "train", {"audio": x}, True, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fields, "_BLOCK", block)
+        values = fields.read_floats(table, "audio", "(n, L, d)")
+    nan = np.isnan(x).all(2)
+    gone = nan.any(1) & (nan | (x == 0).all(2)).all(1)
+    left = x[~gone]
+    assert np.array_equal(values.numpy(), np.where(np.isfinite(x) & ~gone[:, None, None], x, 0).astype(np.float32))
+    assert table.gone == {} if not gone.any() else np.array_equal(table.gone["audio"].numpy(), gone)
+    wrong = {"NaN": np.isnan(left).sum(), "+inf": np.isposinf(left).sum(), "−inf": np.isneginf(left).sum()}
+    first = next((k for k in range(9) if not gone[k] and not np.isfinite(x[k]).all()), None)
+    said = ", ".join(f"{count} {name}" for name, count in wrong.items() if count)
+    assert table.notes == (
+        [f"train.audio: {said} among 108 values, first in row {first}: sets them to 0"] if said else []
+    )
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -92,3 +92,13 @@ def test_broken_links_are_seen(tmp_path):
     assert [line.partition(": ")[2].partition(" ")[0] for line in wrong] == ["no", "mathematics", "no", "no", "loads"]
     assert "a.html: no place in the page for b.html#there" in wrong and "b.html: no file for no.png" in wrong
     assert counts["links inside"] == 3 and counts["links outside (not followed)"] == 1 and counts["formulas"] == 1
+
+
+def test_the_map_has_every_page_behind_one_door_or_named_at_several():
+    doors = docs.doors()
+    assert [len(pages) > 0 for pages, _ in doors.values()] == [True] * 3
+    behind = [page for _, more in doors.values() for page in more]
+    named = {page for pages, _ in doors.values() for page in pages}
+    assert len(behind) == len(set(behind)) and not named & set(behind)
+    assert named | set(behind) == set(claims.pages()) - {"index.ipynb"}
+    assert all(f"](/{page})" in docs.door_map() for page in claims.pages() if page != "index.ipynb")

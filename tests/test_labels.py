@@ -13,11 +13,12 @@ from torch.utils._pytree import tree_leaves
 
 from dmsil.labels import (
     LabelGenerator,
-    RunningCentres,
     RunningLine,
     axis_coordinate,
     bounded_distance,
     centre_distances,
+    class_means,
+    class_sums,
     disagreement,
     momentum,
     relative_distance,
@@ -260,7 +261,7 @@ def test_a_row_twice_in_a_batch_counts_once_and_the_last_wins(mode):
 def test_all_occurrences_of_a_row_write_the_same(monkeypatch):
     "Which of two unequal writes to one place wins is left open on a GPU; so none are made."
     written = {}
-    monkeypatch.setattr(RunningCentres, "replace", lambda self, rows, once, y, F: written.update(y=y, F=F))
+    monkeypatch.setattr(LabelGenerator, "replace", lambda self, rows, once, y, F: written.update(y=y, F=F))
     gen = LabelGenerator([1.0, -1.0, 2.0], {"fusion": 1, "text": 1})
     gen.update({s: torch.randn(4, 1) for s in gen.dims}, torch.tensor([2, 0, 2, 2]), 1)
     for values in (written["y"].T, written["F"]):
@@ -298,14 +299,17 @@ def test_an_empty_batch_changes_nothing():
 @given(seed=st.integers(0, 10**6), steps=st.integers(1, 30), scale=st.sampled_from([1e-3, 1.0, 1e4]))
 def test_running_centres_are_the_means(seed, steps, scale):
     torch.manual_seed(seed)
-    centres = RunningCentres(torch.randn(2, 12).round(), [2, 3])
+    y, F, widths, once = torch.randn(2, 12).round(), torch.zeros(12, 5), [2, 3], torch.ones(12, dtype=torch.bool)
+    sums, counts = class_sums(y, F, once, widths)
     for _ in range(steps):
         rows = torch.randperm(12)[:4]
-        centres.replace(rows, torch.ones(4, dtype=torch.bool), torch.randn(2, 4).round(), scale * torch.randn(4, 5))
-    for y, F, C in zip(
-        centres.y, centres.stored.double().split([2, 3], 1), centres.means().split([2, 3], 1), strict=True
-    ):
-        expected = torch.stack([F[y > 0].mean(0), F[y < 0].mean(0)])
+        out = class_sums(y[:, rows], F[rows], once[:4], widths)
+        y[:, rows], F[rows] = torch.randn(2, 4).round(), scale * torch.randn(4, 5)
+        new = class_sums(y[:, rows], F[rows], once[:4], widths)
+        sums, counts = sums - out[0] + new[0], counts - out[1] + new[1]
+    parts = F.double().split(widths, 1), class_means(sums, counts, widths).split(widths, 1)
+    for y_s, F_s, C in zip(y, *parts, strict=True):
+        expected = torch.stack([F_s[y_s > 0].mean(0), F_s[y_s < 0].mean(0)])
         torch.testing.assert_close(C, expected, atol=scale * 1e-12, rtol=0, equal_nan=True)
 
 

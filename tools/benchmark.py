@@ -128,6 +128,42 @@ def write_clips(
     return "CMU-MOSI" if table else "simulated words"
 
 
+def write_mosei(path: str | Path, n: tuple[int, int, int], seed: int = 0) -> float:  # MB
+    "A file of CMU-MOSEI's shape: word vectors 50 × 768, audio 500 × 74, vision 500 × 35, of random values."
+    rng, content = np.random.default_rng(seed), {}
+    for split, k in zip(SPLITS, n, strict=True):
+        fields = {
+            "id": [f"{split}_{i}" for i in range(k)],
+            "regression_labels": rng.uniform(-3, 3, k).astype(np.float32),
+        }
+        for name, (longest, width) in {"text": (50, 768), "audio": (500, 74), "vision": (500, 35)}.items():
+            fields[name], lengths = (
+                rng.standard_normal((k, longest, width), np.float32),
+                rng.integers(1, longest + 1, k),
+            )
+            fields[name] *= (np.arange(longest) < lengths[:, None])[:, :, None]
+            fields |= {} if name == "text" else {f"{name}_lengths": lengths}
+        content[split] = fields
+    with open(path, "wb") as file:
+        pickle.dump(content, file, protocol=4)
+    return Path(path).stat().st_size / 2**20
+
+
+def load(path: str, by: str) -> dict:
+    "Seconds and memory of one reading, by `pickle.load` or by `load_clips`, in a process that has read nothing before."
+    from dmsil.pickles import load_clips
+
+    before, wall, cpu = held_memory() or peak_memory(), perf_counter(), process_time()
+    if by == "load_clips":
+        clips = load_clips(path, dataset="mosei")
+    else:
+        with open(path, "rb") as file:
+            clips = pickle.load(file)
+    taken = {"wall": perf_counter() - wall, "cpu": process_time() - cpu}
+    del clips
+    return taken | {"memory": peak_memory() - before}
+
+
 WIDTHS = {"audio": (16, 16), "vision": (32, 32)}  # LSTM units, width of the encoding
 FEATURES = {"fusion": 128, "text": 32, "audio": 16, "vision": 32}
 DROPOUT = {"fusion": 0.0, "text": 0.1, "audio": 0.1, "vision": 0.0}
@@ -676,7 +712,8 @@ def their_covariances() -> list[dict]:
     return rows
 
 
-PARTS = ("agreement", "epochs", "bf16", "products", "frozen", "labels", "covariances")
+PARTS = ("agreement", "epochs", "bf16", "products", "frozen", "labels", "covariances", "loading")
+MOSEI = (4000, 500, 1000)  # clips of the file that is loaded
 
 
 @dataclass(frozen=True)
@@ -885,7 +922,8 @@ class Bench:
 
     def once(self, who: str, **question):
         "One question to a fresh process."
-        with Side(who, {"folder": str(self.folder)}, self.pythons[who], self.config.threads) as side:
+        python = sys.executable if who == "ours" else self.pythons[who]
+        with Side(who, {"folder": str(self.folder)}, python, self.config.threads) as side:
             return side.ask(**question)["value"]
 
     def save(self) -> None:
@@ -947,6 +985,18 @@ def _covariances(bench: Bench) -> None:
     bench.found["covariances"] = [a | b for a, b in zip(*sides, strict=True)]
 
 
+def _loading(bench: Bench) -> None:
+    path = bench.folder / "mosei.pkl"
+    size = bench.once("ours", do="write", path=str(path), n=MOSEI)
+    rows = [
+        {by: bench.once("ours", do="load", path=str(path), by=by) for by in ("pickle", "load_clips")}
+        for _ in range(bench.config.repeats)
+    ]
+    path.unlink()
+    by_key = {by: {key: [row[by][key] for row in rows] for key in ("wall", "cpu", "memory")} for by in rows[0]}
+    bench.found["loading"] = {"clips": list(MOSEI), "MB": size, "threads": bench.config.threads} | by_key
+
+
 def benchmark(
     config: BenchConfig,  # what to do
     tell=print,  # called with each part's name
@@ -954,7 +1004,7 @@ def benchmark(
     "Compare, and where the two agree, time."
     bench = Bench(config)
     calls = {"agreement": _agreement, "epochs": _epochs, "bf16": _bf16, "products": _products, "frozen": partial(_epochs, frozen=True),
-             "labels": _labels, "covariances": _covariances}  # fmt: skip
+             "labels": _labels, "covariances": _covariances, "loading": _loading}  # fmt: skip
     with bench.temporary:
         for part in config.parts:
             tell(part)
@@ -970,6 +1020,8 @@ def worker(who: str, task: dict) -> None:
         return {"ours": our_worker, "mmsa": mmsa_worker}[who](task, port)
     calls = {
         ("ours", "products"): text_products,
+        ("ours", "write"): write_mosei,
+        ("ours", "load"): load,
         ("ours", "labels"): our_label_update,
         ("mmsa", "labels"): mmsa_label_update,
         ("ours", "covariances"): our_covariances,

@@ -7,26 +7,21 @@ lay below it), bias and power. Draws are kept in .cache/calibration, so that a r
 hours on two idle cores. `--only` runs the cases whose name or kind holds the words.
 """
 
-import argparse
 import json
 import math
-import os
-import platform
 import re
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from common import RESULTS, ROOT, machine, parser, runs, store
 
-from dmsil.checkpoints import rounded, write_json
 from dmsil.estimates import ALPHA, CLIPS_A_DIRECTION, MARGIN, Groups, shuffles
 from dmsil.interactions import PARTS, label_interactions
 from dmsil.pairs import POWER, clip_notes, judged, one_side
 from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT, CACHE = ROOT / "results" / "calibration.json", ROOT / ".cache" / "calibration"
+RESULT, CACHE = RESULTS / "calibration.json", ROOT / ".cache" / "calibration"
 PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "order": 100}, 25
 FEW = 200  # draws of all other kinds
 CASES: dict[str, dict] = {}
@@ -414,32 +409,27 @@ def wanted(name: str, most: int) -> int:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--draws", type=int, default=400, help="at most, of one case")
-    parser.add_argument("--only", default="", help="cases whose name or kind holds these words")
-    options = parser.parse_args()
+    words = parser(__doc__, workers=2)
+    words.add_argument("--draws", type=int, default=400, help="at most, of one case")
+    words.add_argument("--only", default="", help="cases whose name or kind holds these words")
+    options = words.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     names = [name for name in CASES if options.only in name or options.only == CASES[name]["kind"]]
     have = {name: json.loads(kept(name).read_text()) if kept(name).exists() else [] for name in CASES}
-    todo = [(name, first) for name in names for first in range(len(have[name]), wanted(name, options.draws), BATCH)]
+    todo = [
+        (name, first, min(first + BATCH, wanted(name, options.draws)))
+        for name in names
+        for first in range(len(have[name]), wanted(name, options.draws), BATCH)
+    ]
     todo.sort(key=lambda job: job[1])  # all cases a little, then more of each
     started, waiting = time.monotonic(), {}
-    with ProcessPoolExecutor(options.workers) as pool:
-        jobs = {
-            pool.submit(some, name, first, min(first + BATCH, wanted(name, options.draws))): (name, first)
-            for name, first in todo
-        }
-        for count, job in enumerate(as_completed(jobs), 1):
-            name, first = jobs[job]
-            waiting[name, first] = job.result()
-            while (name, len(have[name])) in waiting:  # in the order of seeds
-                have[name] += waiting.pop((name, len(have[name])))
-            kept(name).write_text(json.dumps(have[name]), encoding="utf-8")
-            write(have)
-            print(
-                f"{time.monotonic() - started:6.0f} s  {count}/{len(jobs)}  {name}: {len(have[name])} draws", flush=True
-            )
+    for at, (name, first, _), draws in runs(some, todo, options.workers):
+        waiting[name, first] = draws
+        while (name, len(have[name])) in waiting:  # in the order of seeds
+            have[name] += waiting.pop((name, len(have[name])))
+        kept(name).write_text(json.dumps(have[name]), encoding="utf-8")
+        write(have)
+        print(f"{time.monotonic() - started:6.0f} s  {at}  {name}: {len(have[name])} draws", flush=True)
     write(have)
 
 
@@ -451,10 +441,9 @@ def write(have: dict[str, list]) -> None:
         "power": POWER,
         "clips_a_direction": CLIPS_A_DIRECTION,
     }
-    machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
     found = {name: summary(name, draws) for name, draws in have.items() if draws}
     cases, labels = ({name: c for name, c in found.items() if (name in KNOWN) == known} for known in (False, True))
-    write_json(RESULT, rounded({"machine": machine, "settings": settings, "cases": cases, "labels": labels}))
+    store(RESULT, {"machine": machine(), "settings": settings, "cases": cases, "labels": labels})
 
 
 if __name__ == "__main__":

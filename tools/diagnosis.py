@@ -8,21 +8,17 @@ clips. Wirings: `dmsil_kappa` with +0.3 on text and audio, −0.3 on text and vi
 Runs that are already in the file are not run again; all of one seed take about ten minutes on two idle cores.
 """
 
-import argparse
-import json
 import os
-import platform
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import combinations
-from pathlib import Path
 
 import torch
+from common import RESULTS, machine, parser, runs, store, stored
 from signs import SIGNS, simulated
 from torch import nn
 
 import dmsil
 from dmsil import trainer
-from dmsil.checkpoints import rounded, write_json
+from dmsil.checkpoints import rounded
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances
 from dmsil.model import Head, MultimodalModel, Output
 from dmsil.pairs import pair_information
@@ -30,8 +26,7 @@ from dmsil.posterior import FixedLabels
 from dmsil.prediction import predict
 from dmsil.trainer import Trainer, train_epoch
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "diagnosis.json"
+RESULT = RESULTS / "diagnosis.json"
 NAMES = ("text", "audio", "vision")
 EPOCHS = 8
 BASE = {"measure": "kappa", "strength": 0.3, "whitening": 0.1, "floor": 0.1}
@@ -84,7 +79,6 @@ def direction(gen: LabelGenerator, truth: dict) -> dict[str, float]:
 
 def one(arm: str, seed: int) -> dict:
     "One training, of a set number of epochs so that all labels are equally old."
-    torch.set_num_threads(1)
     changes = {k: v for k, v in (BASE | ARMS[arm]).items() if k not in ("read", "heads")}
     clips = dmsil.synthetic_clips(seed=seed)
     run = Trainer(clips, dmsil.preset("dmsil", seed=seed, epochs=EPOCHS, device="cpu", **changes), progress=False)
@@ -154,7 +148,6 @@ WIRINGS = {
 
 def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), **changes) -> dict:
     "One run: errors, and the nats that each signed pair shares where it is aligned and in what the fusion reads."
-    torch.set_num_threads(1)
     trainer.MultimodalModel = WIRINGS[wiring]
     clips = dmsil.synthetic_clips(simulated(seed), n, seed)
     run = dmsil.fit(clips, "dmsil_kappa", pairs=SIGNS, seed=seed, device="cpu", progress=False, **changes)
@@ -169,29 +162,28 @@ def wired(wiring: str, seed: int, n: tuple[int, int, int] = (8000, 1000, 4000), 
     return {"wiring": wiring, "seed": seed} | errors | {"aligned": nats(z), "read": nats(read)}
 
 
+KINDS = {"runs": (one, "arm", ARMS), "wirings": (wired, "wiring", WIRINGS)}
+
+
+def of_kind(kind: str, name: str, seed: int) -> dict:
+    return KINDS[kind][0](name, seed)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--seeds", type=int, nargs="+", default=[71])
-    parser.add_argument("--out", type=Path, default=RESULT)
-    args = parser.parse_args()
-    done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": [], "wirings": []}
-    done["machine"] = (
-        f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
-    )
-    done["epochs"] = EPOCHS
-    kinds = {"runs": (one, "arm", ARMS), "wirings": (wired, "wiring", WIRINGS)}
-    order = [(kind, name, seed) for kind, (_, _, names) in kinds.items() for name in names for seed in args.seeds]
-    have = {(kind, run[label], run["seed"]) for kind, (_, label, _) in kinds.items() for run in done[kind]}
-    todo = [job for job in order if job not in have]
-    with ProcessPoolExecutor(args.workers, max_tasks_per_child=1) as pool:
-        pending = {pool.submit(kinds[kind][0], name, seed): (kind, name, seed) for kind, name, seed in todo}
-        for i, job in enumerate(as_completed(pending), 1):
-            (kind, name, seed), run = pending[job], rounded(job.result())
-            label, names = kinds[kind][1:]
-            done[kind] = sorted([*done[kind], run], key=lambda row: (list(names).index(row[label]), row["seed"]))
-            write_json(args.out, done)
-            print(f"{i}/{len(todo)} {name}, {seed}: {run}", flush=True)
+    words = parser(__doc__, RESULT, os.cpu_count())
+    words.add_argument("--seeds", type=int, nargs="+", default=[71])
+    args = words.parse_args()
+    done = stored(args.out, runs=[], wirings=[]) | {"machine": machine(), "epochs": EPOCHS}
+    order = [(kind, name, seed) for kind, (_, _, names) in KINDS.items() for name in names for seed in args.seeds]
+    have = {(kind, run[label], run["seed"]) for kind, (_, label, _) in KINDS.items() for run in done[kind]}
+    for at, (kind, name, seed), run in runs(
+        of_kind, [job for job in order if job not in have], args.workers, fresh=True
+    ):
+        _, label, names = KINDS[kind]
+        rows = [*done[kind], rounded(run)]
+        done[kind] = sorted(rows, key=lambda row: (list(names).index(row[label]), row["seed"]))
+        store(args.out, done)
+        print(f"{at} {name}, {seed}: {rows[-1]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ CONF = {
     "html_title": "dmsil",
     "html_static_path": ["static"],
     "html_css_files": ["docs.css"],
+    "html_js_files": ["docs.js"],
     "html_copy_source": False,
     "html_show_sphinx": False,
     "python_maximum_signature_line_length": 72,
@@ -96,6 +97,35 @@ def contents() -> str:
     return "\n\n".join(toctree(caption, entries) for caption, entries in parts.items())
 
 
+def subtitle(page: str) -> str:
+    "The line below the first heading of a notebook."
+    text = next(text for kind, text in claims.cells(page) if kind == "markdown" and text.startswith("# "))
+    return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), "")
+
+
+def doors() -> dict[str, tuple[list[str], list[str]]]:
+    "The front page's three doors: the pages that each names, and those behind it: what derives behind the last, all else behind the second."
+    texts = [text for kind, text in claims.cells("index.ipynb") if kind == "markdown"]
+    listed = re.findall(r"^\d\. \*\*(.+?)\*\*:(.*)$", next(t for t in texts if "Three doors" in t), re.MULTILINE)
+    named = {door: list(dict.fromkeys(page for _, page in LINK.findall(text))) for door, text in listed}
+    derive = next(line for text in texts for line in text.splitlines() if line.startswith("- **Derive**"))
+    deriving = {page for _, page in LINK.findall(derive)}
+    numbered, tutorials = order()
+    rest = [page for page in [*tutorials, *numbered] if not any(page in pages for pages in named.values())]
+    behind = [[], [page for page in rest if page not in deriving], [page for page in rest if page in deriving]]
+    return {door: (pages, more) for (door, pages), more in zip(named.items(), behind, strict=True)}
+
+
+def door_map() -> str:
+    "The doors side by side, each with its pages in the order of reading."
+    lines = ["## All pages, by door", "", "::::{container} doors", ""]
+    for door, (pages, behind) in doors().items():
+        lines += [":::{container} door", "", f"**{door}**", ""]
+        lines += [f"1. [{title(page)}](/{page}): {subtitle(page)}" for page in pages]
+        lines += ["", " · ".join(f"[{title(page)}](/{page})" for page in behind), "", ":::", ""]
+    return "\n".join([*lines, "::::"])
+
+
 def directives(text: str) -> set[str]:
     "The directives of a cell."
     return {match.strip() for match in re.findall(r"^#\|\s*(.+)$", text, re.MULTILINE)}
@@ -138,6 +168,8 @@ def write_page(page: str) -> None:
             1, nbformat.v4.new_markdown_cell(f"Exports the module [dmsil.{exports}](/api/{exports}.md).")
         )
     if page == "index.ipynb":
+        at = next(k for k, cell in enumerate(notebook.cells) if cell.source.startswith("## All pages"))
+        notebook.cells[at : at + 2] = [nbformat.v4.new_markdown_cell(door_map())]
         notebook.cells.append(nbformat.v4.new_markdown_cell(contents()))
     (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, SOURCE / page)
@@ -189,7 +221,8 @@ def write_sources() -> None:
     (SOURCE / "api" / "index.md").write_text(api_index(), encoding="utf-8")
     for module in apidoc.modules():
         (SOURCE / "api" / f"{module.name}.md").write_text(apidoc.page(module, title(module.notebook)), encoding="utf-8")
-    shutil.copy(ROOT / "tools" / "docs.css", SOURCE / "static")
+    for name in ("docs.css", "docs.js"):
+        shutil.copy(ROOT / "tools" / name, SOURCE / "static")
     script = importlib.resources.files("mathjax") / "static" / "mathjax" / "es5" / MATHJAX
     (SOURCE / "static" / MATHJAX).write_bytes(script.read_bytes())
 

@@ -6,7 +6,6 @@ Each file is read in a process that may take 256 MB more than it has, and ten se
 core; counts last.
 """
 
-import argparse
 import contextlib
 import copyreg
 import io
@@ -28,6 +27,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from common import parser
 from soak import RESULT, merge
 
 from dmsil.camera import read_vision
@@ -784,10 +784,9 @@ GOOD = ("loaded", "one line")
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parser(__doc__, RESULT)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--share", type=float, default=1.0, help="of the files")
-    options.add_argument("--out", type=Path, default=RESULT)
     given, started = options.parse_args(), time.perf_counter()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:

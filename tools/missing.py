@@ -1,6 +1,6 @@
 """What a run does without a modality: its error for each subset, with and without modality dropout, into results/missing.json.
 
-    python tools/missing.py [--sets simulation mosi interview] [--arms none dropout gaps] [--data FOLDER]
+    python tools/missing.py [--sets simulation mosi interview] [--arms none dropout gaps] [--data FOLDER] [--workers 1]
 
 The preset is `dmsil_kappa` as shipped. "none" is told of missing modalities and has never seen one; "dropout" hides each modality of a
 training clip from the fusion with probability 0.3, which was chosen on seeds 101 and 102 of the simulation; "gaps" trains without
@@ -9,22 +9,18 @@ mosi/upstream, encoders/mosi_text.npz and mit_interview. Runs that are in the fi
 about forty minutes on one core.
 """
 
-import argparse
-import json
-import platform
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from common import RESULTS, machine, parser, runs, store, stored
 
 import dmsil
-from dmsil.checkpoints import rounded, write_json
+from dmsil.checkpoints import rounded
 from dmsil.clips import Clips
 from dmsil.corpora import load_interview
 from dmsil.missing import with_missing
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "missing.json"
+RESULT = RESULTS / "missing.json"
 DROPOUT = 0.3
 ARMS = {
     "none": {"missing": True},
@@ -69,19 +65,17 @@ def run(name: str, arm: str, seed: int, folder: Path) -> dict:
 
 def main() -> None:
     "Run what is not in the file yet."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--sets", nargs="+", default=list(SEEDS), choices=list(SEEDS))
-    parser.add_argument("--arms", nargs="+", default=["none", "dropout"], choices=list(ARMS))
-    options = parser.parse_args()
-    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"runs": []}
-    found |= {"dropout": DROPOUT, "machine": f"{platform.machine()}, torch {torch.__version__.split('+')[0]}"}
+    words = parser(__doc__, RESULT, 1, data=True)
+    words.add_argument("--sets", nargs="+", default=list(SEEDS), choices=list(SEEDS))
+    words.add_argument("--arms", nargs="+", default=["none", "dropout"], choices=list(ARMS))
+    args = words.parse_args()
+    found = stored(args.out, runs=[]) | {"dropout": DROPOUT, "machine": machine()}
     done = {(row["set"], row["arm"], row["seed"]) for row in found["runs"]}
-    jobs = [(name, arm, seed) for name in options.sets for seed in SEEDS[name] for arm in options.arms]
-    for job in [job for job in jobs if job not in done]:
-        found["runs"].append(run(*job, options.data))
-        write_json(RESULT, rounded(found))
-        print(*job, {s: round(v, 3) for s, v in found["runs"][-1]["MAE"].items()}, flush=True)
+    jobs = [(name, arm, seed) for name in args.sets for seed in SEEDS[name] for arm in args.arms]
+    for at, job, row in runs(run, [(*job, args.data) for job in jobs if job not in done], args.workers):
+        found["runs"].append(rounded(row))
+        store(args.out, found)
+        print(at, *job[:-1], {s: round(v, 3) for s, v in row["MAE"].items()}, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,23 @@ FOLDER holds mosi/upstream, encoders/mosi_text.npz, mit_interview and mmmo. Pres
 the validation clips ends a run. Runs that are already in the file are not run again; all of them take about an hour on two idle cores.
 """
 
-import argparse
 import csv
-import json
 import os
-import platform
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import RESULTS, ROOT, machine, parser, runs, store, stored
 from sklearn.linear_model import RidgeCV
 
 import dmsil
-from dmsil.checkpoints import rounded, write_json
+from dmsil.checkpoints import rounded
 from dmsil.clips import Clips, Split, Vectors, video_of
 from dmsil.corpora import load_interview, load_mmmo
 from dmsil.model import input_features, prepare
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "real.json"
+RESULT = RESULTS / "real.json"
 CACHE = ROOT / ".cache" / "real"
 LONG = {"epochs": 200}  # patience ends a run, not this
 ARMS = {
@@ -160,7 +156,6 @@ def arms(name: str) -> list[tuple[str, tuple[int, float]]]:
 
 def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
     "One run, in a process of its own."
-    torch.set_num_threads(1)
     clips = the_clips(name, folder, seed, share)
     preset, changes = ARMS[arm]
     run = dmsil.fit(clips, preset, seed=seed, device="cpu", progress=False, **LONG, **changes)
@@ -249,16 +244,10 @@ def interview_labels(folder: Path, resamples: int = 2000) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--sets", nargs="+", default=["mosi", "interview", "mmmo", "simulation"], choices=[*SETS])
-    parser.add_argument("--out", type=Path, default=RESULT)
-    args = parser.parse_args()
-    done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": [], "baselines": []}
-    done["machine"] = (
-        f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
-    )
+    words = parser(__doc__, RESULT, os.cpu_count(), data=True)
+    words.add_argument("--sets", nargs="+", default=["mosi", "interview", "mmmo", "simulation"], choices=[*SETS])
+    args = words.parse_args()
+    done = stored(args.out, runs=[], baselines=[]) | {"machine": machine()}
     if "interview" in args.sets:
         done["interview"] = rounded(interview_labels(args.data))
     for name in args.sets:
@@ -266,19 +255,13 @@ def main() -> None:
             done["baselines"] += rounded(bars(name, args.data))
     order = [(name, arm, *job) for name in SETS for arm, job in arms(name)]
     key = lambda row: (row["set"], row["arm"], row["seed"], row["share"])
-    have = {key(run) for run in done["runs"]}
-    todo = [job for job in order if job not in have and job[0] in args.sets]
-    with ProcessPoolExecutor(args.workers) as pool:
-        pending = [pool.submit(one, *job, args.data) for job in todo]
-        for i, job in enumerate(as_completed(pending), 1):
-            run = rounded(job.result())
-            done["runs"] = sorted([*done["runs"], run], key=lambda row: order.index(key(row)))
-            write_json(args.out, done)
-            mae = run["MAE"] if "MAE" in run else run["metrics"]["MAE"]
-            print(
-                f"{i}/{len(todo)} {', '.join(map(str, key(run)))}: MAE {mae}, best epoch {run['best_epoch']}",
-                flush=True,
-            )
+    have = set(map(key, done["runs"]))
+    todo = [(*job, args.data) for job in order if job not in have and job[0] in args.sets]
+    for at, job, run in runs(one, todo, args.workers):
+        done["runs"] = sorted([*done["runs"], rounded(run)], key=lambda row: order.index(key(row)))
+        store(args.out, done)
+        mae = run["MAE"] if "MAE" in run else run["metrics"]["MAE"]
+        print(f"{at} {', '.join(map(str, job[:-1]))}: MAE {mae:.3f}, best epoch {run['best_epoch']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,21 @@ the same preset, once. Runs that are already in the file are not run again; all 
 learned stays in .cache/signs, so that `--out` with another name measures it anew without training.
 """
 
-import argparse
-import json
 import math
 import os
-import platform
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 
 import torch
+from common import RESULTS, ROOT, machine, parser, runs, store, stored
 from torch import nn
 
 import dmsil
 from dmsil import trainer
-from dmsil.checkpoints import rounded, write_json
+from dmsil.checkpoints import rounded
 from dmsil.pairs import neighbour_information, pair_information
 from dmsil.stack import sign_patterns
 from dmsil.synthetic import Simulation, SyntheticConfig
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "signs.json"
+RESULT = RESULTS / "signs.json"
 NAMES = ("text", "audio", "vision")
 PAIRS = (("text", "audio"), ("text", "vision"), ("audio", "vision"))
 SIGNS = {("text", "audio"): 0.3, ("text", "vision"): -0.3}
@@ -220,7 +215,6 @@ def shipped(experiment: str, arm: str, seed: int, found: dict) -> dict:
 
 def one(experiment: str, arm: str, seed: int) -> dict:
     "One run, in a process of its own."
-    torch.set_num_threads(1)
     if experiment == "linear":
         return linear(arm, seed)
     kept = CACHE / f"{experiment} {arm} {seed}.pt"
@@ -245,36 +239,22 @@ def optimum() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--arms", nargs="+", default=[*LINEAR, *SHIPPED, "patterns"], choices=[*LINEAR, *SHIPPED, "patterns"]
-    )
-    parser.add_argument("--out", type=Path, default=RESULT)
-    args = parser.parse_args()
-    done = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
-    done["machine"] = (
-        f"{os.cpu_count()} {platform.machine()} cores, no GPU, 1 thread a run, torch {torch.__version__.split('+')[0]}"
-    )
-    done["optimum"] = rounded(optimum())
+    words = parser(__doc__, RESULT, os.cpu_count())
+    every = [*LINEAR, *SHIPPED, "patterns"]
+    words.add_argument("--arms", nargs="+", default=every, choices=every)
+    args = words.parse_args()
+    done = stored(args.out, runs=[]) | {"machine": machine(), "optimum": optimum()}
     order = [("linear", arm, seed) for arm in LINEAR for seed in SEEDS]
     order += [("preset", arm, seed) for seed in SHIPPED_SEEDS for arm in SHIPPED]
     order += [("patterns", arm, PATTERN_SEED) for arm in PATTERNS]
-    have = {(run["experiment"], run["arm"], run["seed"]) for run in done["runs"]}
-    todo = [key for key in order if key not in have and (key[1] in args.arms or key[0] in args.arms)]
-    with ProcessPoolExecutor(args.workers) as pool:
-        jobs = [pool.submit(one, *key) for key in todo]
-        for i, job in enumerate(as_completed(jobs), 1):
-            run = rounded(job.result())
-            done["runs"].append(run)
-            done["runs"].sort(key=lambda r: order.index((r["experiment"], r["arm"], r["seed"])))
-            args.out.parent.mkdir(exist_ok=True)
-            write_json(args.out, done)
-            nats = ", ".join(f"{pair} {reading['shared']}" for pair, reading in run["pairs"].items())
-            print(
-                f"{i}/{len(todo)} {run['experiment']}, {run['arm']}, {run['seed']}: MAE {run['MAE']}; nats {nats}",
-                flush=True,
-            )
+    key = lambda run: (run["experiment"], run["arm"], run["seed"])
+    have = set(map(key, done["runs"]))
+    todo = [job for job in order if job not in have and (job[1] in args.arms or job[0] in args.arms)]
+    for at, job, run in runs(one, todo, args.workers):
+        done["runs"] = sorted([*done["runs"], rounded(run)], key=lambda row: order.index(key(row)))
+        store(args.out, done)
+        nats = ", ".join(f"{pair} {reading['shared']:.3f}" for pair, reading in run["pairs"].items())
+        print(f"{at} {', '.join(map(str, job))}: MAE {run['MAE']:.3f}; nats {nats}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,18 @@
 --encoders holds sims_text.npz: two frozen text encoders' vectors of the same clips. About two minutes of CPU time on one core.
 """
 
-import argparse
 import csv
-import os
-import platform
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import RESULTS, machine, parser, store
 
 from dmsil.labels import LabelGenerator, axis_coordinate, centre_distances, relative_distance, selfmm_label
 from dmsil.posterior import Prior, posterior_labels
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "sims.json"
+RESULT = RESULTS / "sims.json"
 NAMES = ("text", "audio", "vision")
 COLUMNS = {"text, prediction": ("prediction", 0), "text, MiniLM": ("MiniLM", 0), "text, MiniLM ridge": ("MiniLM ridge", 0),
            "audio, prediction": ("prediction", 1), "vision, prediction": ("prediction", 2)}  # fmt: skip
@@ -504,11 +501,10 @@ def measure(clips, text) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="the folder that holds clips.csv")
-    parser.add_argument("--encoders", required=True, help="the folder that holds sims_text.npz")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    args = parser.parse_args()
+    words = parser(__doc__, RESULT)
+    words.add_argument("--data", required=True, help="the folder that holds clips.csv")
+    words.add_argument("--encoders", required=True, help="the folder that holds sims_text.npz")
+    args = words.parse_args()
     torch.set_num_threads(1)
     try:
         clips = read(args.data)
@@ -516,11 +512,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         print(f"sims: {error}", file=sys.stderr)
         sys.exit(2)
-    from dmsil.checkpoints import rounded, write_json
-
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = f"one of {os.cpu_count()} {platform.machine()} cores, no GPU, torch {torch.__version__.split('+')[0]}"
-    write_json(args.out, rounded({"machine": machine, **measure(clips, text)}))
+    store(args.out, {"machine": machine("1 thread"), **measure(clips, text)})
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ Every life of a run is a process of its own, forked from one that has loaded eve
 idle core; counts last.
 """
 
-import argparse
 import contextlib
 import ctypes
 import io
 import json
 import mmap
 import os
-import platform
 import random
 import resource
 import shutil
@@ -27,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from common import RESULTS, machine, parser, stored
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
@@ -34,8 +33,7 @@ from dmsil import checkpoints, cli, corpora, training
 from dmsil.checkpoints import read_tree, write_json
 from dmsil.training import STATE
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "faults.json"
+RESULT = RESULTS / "faults.json"
 CLIPS, EPOCHS, MORE, STARTS = (300, 60, 60), 60, 20, 6
 OPTIONS = "--preset dmsil_kappa --seed 5 --hidden 8 --batch-size 100 --patience 1000 --device cpu".split()
 NOBODY, TMPFS = 65534, 1 << 23
@@ -491,24 +489,16 @@ def shown(line: str) -> str:  # without the place
     return " ".join(Path(word).name if word.startswith("/") else word for word in line.split())
 
 
-def machine() -> str:
-    version = torch.__version__.split("+")[0]
-    return f"one of {os.cpu_count()} {platform.machine()} cores, no GPU, torch {version}, Python {platform.python_version()}"
-
-
 def merge(path: Path, part: str, found: dict):
     "This tool's part of the file; the other's stays."
-    both = json.loads(path.read_text()) if path.exists() else {}
-    write_json(
-        path, {"machine": machine()} | {name: both[name] for name in ("soak", "fuzz") if name in both} | {part: found}
-    )
+    kept = {name: rows for name, rows in stored(path).items() if name in ("soak", "fuzz")}
+    write_json(path, {"machine": machine("1 thread")} | kept | {part: found})
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parser(__doc__, RESULT)
     options.add_argument("--kills", type=int, default=50)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--out", type=Path, default=RESULT)
     given = options.parse_args()
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # no thread: a fork would take its locks along

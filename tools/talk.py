@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from common import RESULTS, machine, store
 
 from dmsil.audio import RATE, place_lines, read_audio, silences, word_times
-from dmsil.checkpoints import load_model, rounded, write_json
+from dmsil.checkpoints import load_model
 from dmsil.corpora import load_mosi
 from dmsil.metrics import sentiment_metrics
 from dmsil.model import prepare
@@ -24,7 +25,7 @@ from dmsil.prediction import evaluate, predict_clips
 from dmsil.recordings import features, load_recording, save_recording
 from dmsil.transcripts import read_transcript
 
-RESULT = Path(__file__).resolve().parents[1] / "results" / "talk.json"
+RESULT = RESULTS / "talk.json"
 TALK = (
     "I went to see it on Friday night.",
     "The acting is wonderful, and the story moved me to tears.",
@@ -185,12 +186,13 @@ def main(run: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = load_model(run)[1]["train"]
         found = {
+            "machine": machine(),
             "voice": "espeak-ng, en-us",
             "train": {k: config[k] for k in ("preset", "seed", "epochs")},
             "talk": talk(voice, Path(folder), run),
             "mosi_test": spoken_again(voice, Path(folder), run),
         }
-    write_json(RESULT, rounded(found))
+    store(RESULT, found)
 
 
 if __name__ == "__main__":
