@@ -18,6 +18,7 @@ import dmsil
 from dmsil import DataError, load_clips
 from dmsil.cli import main
 from dmsil.clips import synthetic_clips
+from dmsil.combinations import grid
 from dmsil.metrics import sentiment_metrics
 from dmsil.model import ModelConfig
 from dmsil.objective import multitask_loss
@@ -78,10 +79,17 @@ def test_one_hot_columns(tmp_path):
     clips = clips_from_table(path, {"face": faces()}, target=("sad", "calm", "glad"))
     assert clips.classes == ("calm", "glad", "sad") and clips.train.labels.unique().tolist() == [0, 1, 2]
     assert clips_from_table(path, {"face": faces()}, target="glad", task="classes").classes == ("0", "1")
-    one_line(lambda: clips_from_table(path, {"face": faces()}), "0 columns label among id, sad, calm, glad, group", "target=…")
+    one_line(
+        lambda: clips_from_table(path, {"face": faces()}),
+        "0 columns label among id, sad, calm, glad, group",
+        "target=…",
+    )
     one_line(lambda: clips_from_table(path, {"face": faces()}, target=("sad", "merry")), "0 columns merry")
     path = table(tmp_path, [*hot[:-1], "1,1,0"], head="sad,calm,glad")
-    one_line(lambda: clips_from_table(path, {"face": faces()}, target=("sad", "calm", "glad")), "line 91, sad, calm, glad: found 1, 1, 0")
+    one_line(
+        lambda: clips_from_table(path, {"face": faces()}, target=("sad", "calm", "glad")),
+        "line 91, sad, calm, glad: found 1, 1, 0",
+    )
 
 
 @pytest.mark.parametrize("head, found", [("Sentiment", "Sentiment"), ("emotion", "emotion")])
@@ -95,7 +103,10 @@ def test_several_targets(tmp_path):
     for target, m in (("Calm", 5), ("Excited", 7)):
         clips = clips_from_table(path, {"face": faces()}, target=target)
         assert [clips.train.labels[k] for k in range(5)] == [int(c[1:]) % m - m // 2 for c in clips.train.ids[:5]]
-    one_line(lambda: clips_from_table(path, {"face": faces()}, target="Angry"), "0 columns Angry among id, Calm, Excited, group")
+    one_line(
+        lambda: clips_from_table(path, {"face": faces()}, target="Angry"),
+        "0 columns Angry among id, Calm, Excited, group",
+    )
 
 
 def change(make):
@@ -130,14 +141,29 @@ def test_both_kinds_of_labels_in_a_pickle(tmp_path):
     path = dumped(tmp_path, change=lambda s: s | {"classification_labels": SIGNS(s["regression_labels"])})
     assert load_clips(path).classes == () and load_clips(path, task="classes").classes == THREE
     assert load_clips(path, target="classification_labels").classes == THREE
-    one_line(lambda: load_clips(dumped(tmp_path), task="classes"), "train.regression_labels: found", "expected classes: words or whole numbers")
+    one_line(
+        lambda: load_clips(dumped(tmp_path), task="classes"),
+        "train.regression_labels: found",
+        "expected classes: words or whole numbers",
+    )
 
 
 def test_columns_of_a_pickle(tmp_path):
-    seven = lambda s: s | {"regression_labels": np.column_stack([s["regression_labels"], np.abs(s["audio"][:, 0, :1]).repeat(6, 1).clip(0, 3)])}  # noqa: E731
+    seven = lambda s: (
+        s
+        | {
+            "regression_labels": np.column_stack(
+                [s["regression_labels"], np.abs(s["audio"][:, 0, :1]).repeat(6, 1).clip(0, 3)]
+            )
+        }
+    )  # noqa: E731
     path = dumped(tmp_path, change=seven)
     assert load_clips(path).train.labels.min() < 0 and load_clips(path, target="fear").train.labels.min() >= 0
-    one_line(lambda: load_clips(path, target="envy"), "no column envy; expected", "sentiment, happy, sad, anger, surprise, disgust, fear")
+    one_line(
+        lambda: load_clips(path, target="envy"),
+        "no column envy; expected",
+        "sentiment, happy, sad, anger, surprise, disgust, fear",
+    )
     four = lambda s: s | {"regression_labels": np.eye(2, dtype=int)[np.arange(4 * len(s["id"])).reshape(-1, 4) % 3 % 2]}  # noqa: E731
     one_line(lambda: load_clips(dumped(tmp_path, change=four)), "name the target, one of 0, 1, 2, 3")
     assert set(load_clips(dumped(tmp_path, change=four), target="2", task="classes").train.labels.tolist()) == {0, 1}
@@ -155,7 +181,12 @@ def test_cuts():
     y, at = clips.train.labels, three.train.labels
     assert three.classes == THREE and torch.equal(at, (y > -0.5).float() + (y > 0.5).float())
     assert clips.in_classes(0.0, names=("no", "yes")).classes == ("no", "yes") and three.truth == {}
-    for wrong in (lambda: clips.in_classes(), lambda: three.in_classes(0.0), lambda: clips.in_classes(1.0, 1.0), lambda: clips.in_classes(0.0, names=("a",))):
+    for wrong in (
+        lambda: clips.in_classes(),
+        lambda: three.in_classes(0.0),
+        lambda: clips.in_classes(1.0, 1.0),
+        lambda: clips.in_classes(0.0, names=("a",)),
+    ):
         with pytest.raises(DataError):
             wrong()
 
@@ -168,7 +199,9 @@ def test_cuts():
 def test_perfect_predictions_are_perfect_everywhere(names, scores):
     truth = np.arange(20) % len(names)
     found = sentiment_metrics(np.eye(len(names))[truth] if scores else truth, truth, classes=names)
-    flat = [v for k, v in found.items() if isinstance(v, float) and k != "NLL"] + [v for row in found["classes"].values() for v in list(row.values())[:3]]
+    flat = [v for k, v in found.items() if isinstance(v, float) and k != "NLL"] + [
+        v for row in found["classes"].values() for v in list(row.values())[:3]
+    ]
     assert set(flat) == {1.0} and found["NLL"] == pytest.approx(0)
     assert ("Non0_acc_2" in found) == (names == THREE)
 
@@ -184,7 +217,9 @@ def test_metrics_are_scikit_learns(seed):
     assert found["Weighted_F1"] == pytest.approx(f1_score(truth, pred, average="weighted"))
     report = classification_report(truth, pred, output_dict=True)
     for k, name in enumerate(THREE):
-        assert [found["classes"][name][x] for x in ("precision", "recall", "F1")] == pytest.approx([report[str(k)][x] for x in ("precision", "recall", "f1-score")])
+        assert [found["classes"][name][x] for x in ("precision", "recall", "F1")] == pytest.approx(
+            [report[str(k)][x] for x in ("precision", "recall", "f1-score")]
+        )
     assert np.sum(found["confusion"]) == 200 and np.trace(found["confusion"]) == pytest.approx(200 * found["Accuracy"])
     kept = truth != 1
     assert found["Has0_acc_2"] == np.mean((pred >= 1) == (truth >= 1))
@@ -204,7 +239,9 @@ def test_the_loss_is_cross_entropy():
     logits, y, W = torch.randn(6, 4, generator=g), torch.tensor([0.0, 3, 1, 2, 2, 0]), torch.rand(6, generator=g)
     terms = multitask_loss({"fusion": logits, "face": -logits}, {"fusion": y, "face": y}, {"face": W})
     nats = lambda x: -x.log_softmax(1)[torch.arange(6), y.long()]  # noqa: E731
-    assert terms.multimodal == pytest.approx(nats(logits).mean().item()) and terms.unimodal["face"] == pytest.approx((W * nats(-logits)).mean().item())
+    assert terms.multimodal == pytest.approx(nats(logits).mean().item()) and terms.unimodal["face"] == pytest.approx(
+        (W * nats(-logits)).mean().item()
+    )
     present = {"face": torch.tensor([True, False, True, False, False, True])}
     masked = multitask_loss({"fusion": logits, "face": -logits}, {"fusion": y, "face": y}, {"face": W}, present=present)
     assert masked.unimodal["face"] == pytest.approx((W * nats(-logits))[present["face"]].mean().item())
@@ -225,7 +262,9 @@ def test_every_preset_trains_on_classes(clips, preset):
     assert m["Accuracy"] > m["reference"]["majority_accuracy"] and m["NLL"] < m["reference"]["shares_NLL"]
     assert set(m["unimodal"]) == {"text", "audio", "vision"} and "MAE" not in m
     assert run.config.labels == "copy" and run.config.floor > 0 and run.history[-1]["train_text"] > 0
-    assert [row["valid_NLL"] for row in run.history][m["best_epoch"] - 1] == pytest.approx(m["valid"]["NLL"], rel=1e-5) or preset == "dmsil_kappa"
+    assert [row["valid_NLL"] for row in run.history][m["best_epoch"] - 1] == pytest.approx(
+        m["valid"]["NLL"], rel=1e-5
+    ) or preset == "dmsil_kappa"
     assert any("these are classes" in note for note in run.clips.notes)
 
 
@@ -245,7 +284,7 @@ def test_what_needs_numbers_is_refused_or_replaced(clips):
     with pytest.raises(DataError, match="classes=0"):
         dmsil.fit(clips, "dmsil_kappa", classes=5, **FAST)
     with pytest.raises(DataError, match="a grid compares errors of numbers"):
-        dmsil.grid(clips, progress=False)
+        grid(clips, progress=False)
     few = synthetic_clips(n=(12, 4, 4))
     run = dmsil.fit(few, **FAST)
     assert run.config.labels == "copy" and any("20 clips, and train has 12" in note for note in run.clips.notes)
@@ -256,12 +295,18 @@ def test_missing_modalities_and_subsets(clips):
     from dmsil.missing import with_missing
 
     run = dmsil.fit(with_missing(clips, 0.3), modality_dropout=0.3, **FAST)
-    assert len(run.metrics["subsets"]) == 7 and all({"Accuracy", "NLL", "clips"} <= set(m) for m in run.metrics["subsets"].values())
+    assert len(run.metrics["subsets"]) == 7 and all(
+        {"Accuracy", "NLL", "clips"} <= set(m) for m in run.metrics["subsets"].values()
+    )
 
 
 def test_a_report_has_pairs_alone(clips):
     report = dmsil.fit(clips, **FAST).report(permutations=39)
-    assert len(report.pairs) == 3 and report.modalities == {} and any("about the label: nothing" in note for note in report.notes)
+    assert (
+        len(report.pairs) == 3
+        and report.modalities == {}
+        and any("about the label: nothing" in note for note in report.notes)
+    )
     assert "about the label (nats)" not in repr(report) and "shared (nats)" in report._repr_html_()
     assert json.loads(json.dumps(report.to_dict()))["together"] is None and report.plot()
 
@@ -272,7 +317,9 @@ def test_resumed_runs_are_bit_identical(clips, tmp_path):
     dmsil.fit(clips, out=tmp_path / "b", resume=True, **FAST | {"epochs": 3})
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     other = replace(clips, train=replace(clips.train, labels=2 - clips.train.labels))
-    one_line(lambda: dmsil.fit(other, out=tmp_path / "b", resume=True, **FAST | {"epochs": 4}), "data labels was", "--resume")
+    one_line(
+        lambda: dmsil.fit(other, out=tmp_path / "b", resume=True, **FAST | {"epochs": 4}), "data labels was", "--resume"
+    )
     assert whole.metrics["Accuracy"] == json.loads((tmp_path / "b/metrics.json").read_text())["Accuracy"]
 
 
@@ -290,11 +337,13 @@ def test_a_state_of_an_earlier_version_goes_on(tmp_path):
 PROCESS = """
 import sys, torch, dmsil
 from dmsil.clips import synthetic_clips
+from dmsil.combinations import grid
 torch.set_num_threads(1)
 run = dmsil.fit(synthetic_clips(n=(60, 10, 10)).in_classes(-0.5, 0.5), "dmsil_kappa", sys.argv[1], epochs=2, progress=False, device="cpu", dropout=0.0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 def test_two_processes_train_as_one_does(tmp_path):
     (tmp_path / "go.py").write_text(PROCESS)
@@ -330,7 +379,9 @@ def test_a_run_opens_its_clips_again(shell, capsys):
         again = json.loads(capsys.readouterr().out)
         main(["evaluate", str(folder / name), "--data", str(folder / "t.csv"), *arrays])
         found, saved = json.loads(capsys.readouterr().out), json.loads((folder / name / "metrics.json").read_text())
-        assert found[measure] == again[measure] == pytest.approx(saved[measure]) and found["unimodal"] == again["unimodal"]
+        assert (
+            found[measure] == again[measure] == pytest.approx(saved[measure]) and found["unimodal"] == again["unimodal"]
+        )
 
 
 def test_other_clips_are_scaled_as_the_run_was(shell, capsys):
@@ -339,16 +390,50 @@ def test_other_clips_are_scaled_as_the_run_was(shell, capsys):
     rows = [f"c{k},{words()[k]},p{k // 3}" for k in some[::-1]]
     (folder / "other.csv").write_text("\n".join(["id,mood,group", *rows]))
     np.save(folder / "some.npy", faces()[some[::-1]])
-    main(["predict", str(folder / "r"), str(folder / "t.csv"), "--arrays", f"face={folder / 'face.npy'}", f"voice={folder / 'voice.npz'}", "--out", str(folder / "p.csv")])
-    main(["predict", str(folder / "r"), str(folder / "other.csv"), "--arrays", f"face={folder / 'some.npy'}", f"voice={folder / 'voice.npz'}", "--out", str(folder / "q.json")])
+    main(
+        [
+            "predict",
+            str(folder / "r"),
+            str(folder / "t.csv"),
+            "--arrays",
+            f"face={folder / 'face.npy'}",
+            f"voice={folder / 'voice.npz'}",
+            "--out",
+            str(folder / "p.csv"),
+        ]
+    )
+    main(
+        [
+            "predict",
+            str(folder / "r"),
+            str(folder / "other.csv"),
+            "--arrays",
+            f"face={folder / 'some.npy'}",
+            f"voice={folder / 'voice.npz'}",
+            "--out",
+            str(folder / "q.json"),
+        ]
+    )
     whole = {line.split(",")[0]: line.split(",")[1:5] for line in (folder / "p.csv").read_text().split()[1:]}
     part = json.loads((folder / "q.json").read_text())["cues"]
     assert [row["clip"] for row in part] == [f"c{k}" for k in some[::-1]]
     for row in part:
         name, *shares = whole[row["clip"]]
-        assert row["prediction"] == name and [row[f"p_{c}"] for c in THREE] == pytest.approx(list(map(float, shares)), abs=2e-3)
+        assert row["prediction"] == name and [row[f"p_{c}"] for c in THREE] == pytest.approx(
+            list(map(float, shares)), abs=2e-3
+        )
     capsys.readouterr()
-    main(["evaluate", str(folder / "r"), "--data", str(folder / "other.csv"), "--arrays", f"face={folder / 'some.npy'}", f"voice={folder / 'voice.npz'}"])
+    main(
+        [
+            "evaluate",
+            str(folder / "r"),
+            "--data",
+            str(folder / "other.csv"),
+            "--arrays",
+            f"face={folder / 'some.npy'}",
+            f"voice={folder / 'voice.npz'}",
+        ]
+    )
     counted = json.loads(capsys.readouterr().out)["confusion"]
     assert sum(counted[0]) == 0 and sum(map(sum, counted)) > 5
 
@@ -357,11 +442,17 @@ def test_wrong_clips_for_a_run_with_classes(shell):
     folder, arrays = shell
     table(folder, words(("glad", "sad")), "glad.csv", head="mood")
     table(folder, [k % 3 - 1 for k in range(N)], "numbers.csv", head="mood")
-    for data, said in (("glad.csv", "found the class glad; expected negative, neutral, positive, as r was trained on"), ("numbers.csv", "found numbers; expected the classes negative, neutral, positive")):
+    for data, said in (
+        ("glad.csv", "found the class glad; expected negative, neutral, positive, as r was trained on"),
+        ("numbers.csv", "found numbers; expected the classes negative, neutral, positive"),
+    ):
         end = refused("evaluate", folder / "r", "--data", folder / data, *arrays)
         assert end.returncode == 2 and said in end.stderr and end.stderr.count("\n") == 1
     end = refused("evaluate", folder / "e", "--target", "mood")
-    assert end.returncode == 2 and "found the classes negative, neutral, positive; expected numbers, as e was trained on" in end.stderr
+    assert (
+        end.returncode == 2
+        and "found the classes negative, neutral, positive; expected numbers, as e was trained on" in end.stderr
+    )
 
 
 @pytest.mark.parametrize("line, said", [
@@ -374,7 +465,9 @@ def test_wrong_clips_for_a_run_with_classes(shell):
 def test_wrong_options(shell, line, said):
     folder, arrays = shell
     words = [str(folder / "t.csv") if w == "T" else w for w in line]
-    end = refused(*words, *(arrays if "T" in line else ()), *(("--out", folder / "never") if line[0] != "report" else ()))
+    end = refused(
+        *words, *(arrays if "T" in line else ()), *(("--out", folder / "never") if line[0] != "report" else ())
+    )
     assert end.returncode == 2 and said in end.stderr and end.stderr.count("\n") == 1, end.stderr
 
 
@@ -390,9 +483,22 @@ def test_output_under_a_windows_code_page(shell, tmp_path):
     folder, arrays = shell
     env = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     table(tmp_path, words(("好", "坏")))
-    words_ = ["train", "--data", tmp_path / "t.csv", *arrays, "--epochs", "1", "--device", "cpu", "--out", tmp_path / "r"]
+    words_ = [
+        "train",
+        "--data",
+        tmp_path / "t.csv",
+        *arrays,
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "r",
+    ]
     end = subprocess.run([sys.executable, "-m", "dmsil", *words_], env=env, capture_output=True)
-    assert end.returncode == 0 and b"saved in" in end.stdout and b"2 classes, \\u597d" in end.stdout, end.stderr
+    assert end.returncode == 0 and b"saved in" in end.stdout and b"2 classes, \\u574f, \\u597d" in end.stdout, (
+        end.stderr
+    )
 
 
 @pytest.mark.parametrize("change, said", [
