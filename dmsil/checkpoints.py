@@ -11,13 +11,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .clips import Clips, DataError, write_atomic
+from .clips import Clips, DataError, few, write_atomic
 from .model import ModelConfig, MultimodalModel, Spec, pick_device
 
 # %% ../nbs/23_checkpoints.ipynb #bb3ea820
@@ -182,6 +183,51 @@ def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
     whole = {k: v.contiguous() for k, v in weights.items()}
     write_atomic(folder / "model.safetensors", lambda p: save_file(whole, p))
 
+# %% ../nbs/23_checkpoints.ipynb #fd90a57f
+_PARTS = {"model": dict, "train": dict, "specs": dict, "clips": dict}
+_KNOWN = {
+    "name": "clips",
+    "dataset": "mosi",
+    "bound": 3.0,
+    "scale": {},
+    "columns": {},
+    "notes": [],
+    "classes": [],
+    "opened": {},
+}
+
+
+def saved_config(
+    folder: Path,  # of a run
+) -> dict[str, Any]:  # model, train, specs, clips
+    "config.json, checked, with the defaults of what an earlier version did not write."
+    file = f"{folder.name}/config.json"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError.at(file, "", "", f"no readable JSON ({type(error).__name__})", "what training wrote") from None
+    for part, kind in _PARTS.items():
+        if not isinstance(config, dict) or not isinstance(config.get(part), kind):
+            raise DataError.at(file, part, "", "no such part", "model, train, specs and clips, as training wrote them")
+    config["clips"] = _KNOWN | config["clips"]
+    for key, value in _KNOWN.items():
+        if not isinstance(config["clips"][key], (int, float) if key == "bound" else type(value)):
+            raise DataError.at(file, "clips", key, repr(config["clips"][key])[:80], f"a {type(value).__name__}")
+    unknown = sorted(set(config["model"]) - {f.name for f in fields(ModelConfig)})
+    if unknown:
+        raise DataError.at(
+            file,
+            "model",
+            "",
+            f"options {few(unknown)}",
+            "a run of this version of dmsil or an earlier one; this version doesn't know them",
+        )
+    classes, K = config["clips"]["classes"], config["model"].get("classes", 0)
+    if len(classes) != K or not all(isinstance(name, str) for name in classes):
+        raise DataError.at(file, "clips", "classes", few(classes), f"{K} names")
+    config["train"] = {"labels": "none", "seed": 1111} | config["train"]
+    return config
+
 # %% ../nbs/23_checkpoints.ipynb #748f26c7
 def load_model(
     folder: str | Path,  # a run's folder
@@ -194,11 +240,19 @@ def load_model(
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
             raise DataError(f"{folder}: {name} is missing, expected the folder of a finished run")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    shape = {name: Spec(*spec) for name, spec in config["specs"].items()}
-    model = MultimodalModel(ModelConfig(**config["model"]), shape, pretrained=False)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval().to(pick_device(device)), config
+    config, place = saved_config(folder), pick_device(device)
+    try:
+        shape = {name: Spec(*spec) for name, spec in config["specs"].items()}
+        model = MultimodalModel(ModelConfig(**config["model"]), shape, pretrained=False)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file leads to
+        why = (str(error).splitlines() or [""])[0][:120]
+        raise DataError(
+            f"{folder}: config.json and model.safetensors make no model ({type(error).__name__}: {why}); expected a run as it was saved"
+        ) from None
+    return model.eval().to(place), config
 
 # %% ../nbs/23_checkpoints.ipynb #d2a90df9
 def hub_model() -> type:

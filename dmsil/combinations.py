@@ -22,7 +22,7 @@ from torch.func import vmap
 
 from .cells import Grid, load_grid
 from .checkpoints import rounded, write_json
-from .clips import Clips, DataError, Split, Steps, Texts, Tokens, video_of
+from .clips import Clips, DataError, Split, Steps, Texts, Tokens, few, video_of
 from .covariance import kappa
 from .metrics import sentiment_metrics
 from .model import ModelConfig, input_features, pick_device, prepare
@@ -267,6 +267,10 @@ def grid(
     if out is not None and Path(out).is_file():
         raise DataError(f"{out}: is a file, expected a folder for the grid")
     first = clips(config.seeds[0]) if drawn else clips
+    if first.classes:
+        raise DataError.at(
+            first.name, "", "labels", f"classes {few(first.classes)}", "numbers: a grid compares errors of numbers"
+        )
     _usable(first, model, config.vary)
     path, identity = Path(out) / "grid.json" if out is not None else None, _identity(first, config, model, drawn)
     found = _going_on(path, identity) if path and path.exists() else Grid(identity, [])

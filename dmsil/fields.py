@@ -233,7 +233,7 @@ def read_steps(
 ) -> Steps:
     "A padded sequence (n, L, d) and its lengths."
     key, given = f"{field}_lengths", table.fields.get(field)
-    if isinstance(given, Pieces) and given.dtype is not None and given.dtype.code[0] == "O":
+    if isinstance(given, Pieces) and given.dtype is not None and given.dtype.code[:1] == "O":
         given = table.column(field)
     if isinstance(given, list) and any(isinstance(row, Pieces | list | None) for row in given):
         rows = [

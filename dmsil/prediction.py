@@ -6,11 +6,13 @@
 __all__ = ['predict', 'evaluate', 'predict_clips']
 
 # %% ../nbs/26_prediction.ipynb #087ef92a
+import json
+import re
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,10 +20,13 @@ from torch import Tensor
 
 from .checkpoints import load_model
 from .clips import Clips, DataError, Split, Texts, few, in_order, kind_of, scaled
+from .corpora import load_interview
 from .metrics import sentiment_metrics
 from .missing import blank
 from .model import MultimodalModel, Spec, prepare, specs
 from .processes import Ranks, forward_rows
+from .recordings import open_data
+from .tables import clips_from_table, unlabelled_clips
 
 # %% ../nbs/26_prediction.ipynb #e2ec1d16
 def autocast(device: torch.device, precision: str):
@@ -224,6 +229,22 @@ def _fitting(clips: Split, name: str, about: dict, run: str, columns: dict, able
     return replace(clips, inputs=inputs)
 
 # %% ../nbs/26_prediction.ipynb #26949cc6
+def _rows(model: MultimodalModel, about: dict, split: Split) -> list[dict]:
+    "A row a clip, from clips as the model reads them."
+    y, _ = predict(model, split)
+    classes = about["clips"].get("classes", ())
+    kind = lambda v: classes[int(v.argmax())] if classes else round(float(v), 3)
+    number = lambda v: None if v.isnan().any() else kind(v)  # nothing, where a modality is missing
+    share = lambda v: {f"p_{name}": round(p, 3) for name, p in zip(classes, v.softmax(0).tolist(), strict=True)}
+    heads = model.modalities if about["train"]["labels"] != "none" else ()
+    return [
+        {"clip": clip, "prediction": number(y["fusion"][k])}
+        | (share(y["fusion"][k]) if classes else {})
+        | {f"{s}_alone": number(y[s][k]) for s in heads}
+        for k, clip in enumerate(split.ids)
+    ]
+
+
 def predict_clips(
     run: str | Path,  # folder of a finished run
     clips: Split,  # such as those of a recording (`dmsil.recordings.Recording.clips`): as they come, not scaled
@@ -240,17 +261,159 @@ def predict_clips(
         next(model.parameters()).device,
     )
     split = prepare(Clips(name, split, split, split), model.config, where).train.to(where)
-    y, _ = predict(model, split)
-    classes = about["clips"].get("classes", ())
-    kind = lambda v: classes[int(v.argmax())] if classes else round(float(v), 3)
-    number = lambda v: None if v.isnan().any() else kind(v)  # nothing, where a modality is missing
-    shares = lambda v: (
-        {f"p_{name}": round(p, 3) for name, p in zip(classes, v.softmax(0).tolist(), strict=True)} if classes else {}
+    return _rows(model, about, split)
+
+# %% ../nbs/26_prediction.ipynb #9a864ca8
+@dataclass(frozen=True)
+class Source:
+    "How clips are read."
+
+    arrays: tuple[str, ...] = ()  # beside a CSV table: audio=a.npy vision=v.npz …
+    columns: tuple[str, ...] = ()  # a CSV table's other names: text=transcript id=video,clip; group= leaves one out
+    task: Literal["", "regression", "classes"] = ""  # what labels are; empty: classes, where none is a number
+    target: tuple[str, ...] = ()  # of several columns of labels the one to train on; several: one-hot columns
+    cuts: tuple[float, ...] = ()  # classes from numbers: cut at these, such as -0.5 0.5
+    bound: float = 0.0  # labels of a CSV table lie within this of --centre; 0: that of the data set, 3 or 1
+    centre: float = 0.0  # the label of a CSV table that is neither negative nor positive; it becomes 0
+    dataset: Literal["", "mosi", "mosei", "sims", "simsv2"] = ""  # whose metrics; empty: sims if all labels within 1
+    clean: bool = False  # replace NaN and infinite features by 0 instead of refusing them
+
+
+def _pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
+    "`audio=a.npy` as a name and a value."
+    for word in words:
+        if not re.fullmatch(r"\w+=.*", word) or option == "arrays" and word.endswith("="):
+            raise DataError.at(
+                "arguments",
+                "",
+                f"--{option}",
+                word,
+                {"arrays": "a modality and its file, such as audio=a.npy"}.get(
+                    option, "what a column is for and its name, such as text=transcript"
+                ),
+            )
+    return dict(word.split("=", 1) for word in words)
+
+
+def _columns(source: Source) -> dict:
+    "As `clips_from_table` takes them."
+    part = lambda name: tuple(name.split(",")) if "," in name else name or None
+    return {role: part(name) for role, name in _pairs(source.columns, "columns").items()}
+
+# %% ../nbs/26_prediction.ipynb #5a5f59ca
+def open_source(
+    data: str,  # as in `open_data`; empty: what a run was trained on
+    source: Source,  # how it is read
+    known: dict | None = None,  # clips of a run's config.json: what `source` leaves open is as it was there
+) -> Clips:
+    "Clips from any source, as a shell names it."
+    if known:
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in known["opened"].items()}
+        fixed = (
+            kept
+            if data in ("", known["name"]) or str(Path(data).resolve()) == known["name"]
+            else {k: v for k, v in kept.items() if k != "arrays"}
+        )
+        data, scale = data or known["name"], known["scale"] or None
+        options = asdict(source)
+        source = Source(**{k: v or fixed.get(k, v) for k, v in options.items()})
+        source = replace(source, dataset=source.dataset or known["dataset"])
+    else:
+        scale = None
+    path, target = Path(data), source.target[0] if len(source.target) == 1 else source.target
+    table, layout = path.suffix.lower() == ".csv", path.is_file() and path.suffix not in (".npz", ".safetensors")
+    dataset = {"dataset": source.dataset} if source.dataset else {}
+    if table:
+        files = _pairs(source.arrays, "arrays")
+        kinds = {"task": source.task or None, "target": target or None, "centre": source.centre, "clean": source.clean}
+        more = {"bound": source.bound or None, "columns": _columns(source), "standardise": scale or bool(files)}
+        clips = clips_from_table(path, files, **dataset, **kinds, **more)
+    else:
+        _only_tables(path, source)
+        if layout:
+            kinds = {"task": "regression" if source.cuts else source.task or None, "target": target or None}
+            clips = open_data(data, clean=source.clean, **dataset, **kinds)
+        elif (path / "clips.csv").is_file() and target:
+            clips = load_interview(path, target)
+        else:
+            _only_layouts(path, source, bool(known))
+            clips = open_data(data, scale, clean=source.clean)
+    clips = clips.in_classes(*source.cuts) if source.cuts else clips
+    if source.task == "classes" and not clips.classes:
+        raise DataError.at(path.name, "", "label", "numbers", "cuts that make classes of them, --cuts -0.5 0.5")
+    where = tuple(f"{s}={Path(file).resolve()}" for s, file in _pairs(source.arrays, "arrays").items())
+    given = {k: v for k, v in asdict(replace(source, arrays=where)).items() if v and k != "dataset"}
+    return replace(clips, opened=given)
+
+
+def _only_tables(path: Path, source: Source) -> None:
+    "Options of a CSV table for another source are a mistake."
+    for option in ("arrays", "columns", "bound", "centre"):
+        if value := getattr(source, option):
+            found = f"--{option} {few(value) if isinstance(value, tuple) else value}"
+            raise DataError.at(path.name, "", "", found, f"a CSV table, which alone has {option}")
+
+
+def _only_layouts(path: Path, source: Source, again: bool) -> None:
+    "A target of a source that has one label is a mistake, and so are other metrics than its own."
+    if source.target:
+        raise DataError.at(
+            path.name, "", "", f"--target {few(source.target)}", "a source with several labels; this one has one"
+        )
+    if source.dataset not in ("", "mosi") and not again:
+        raise DataError.at(
+            path.name, "", "", f"--dataset {source.dataset}", "a pickle or a CSV table; other sources know theirs"
+        )
+
+# %% ../nbs/26_prediction.ipynb #db2a2f44
+def predict_source(
+    run: str | Path,  # folder of a finished run
+    data: str,  # as in `open_source`
+    source: Source,  # how it is read
+    device: str = "cpu",  # where the model runs
+) -> list[dict]:  # as `predict_clips`
+    "What a trained model says about every clip of a source."
+    model, about = load_model(run, device)
+    known, path, where = about["clips"], Path(data), next(model.parameters()).device
+    if path.suffix.lower() == ".csv":
+        kept = {k: tuple(v) for k, v in known["opened"].items() if k == "columns"}
+        source = replace(source, **{k: getattr(source, k) or v for k, v in kept.items()})
+        arrays = _pairs(source.arrays, "arrays")
+        split = unlabelled_clips(path, arrays, _columns(source), source.clean, known["scale"])
+        split = replace(split, labels=torch.zeros(len(split)))  # of no class and no value
+        clips = Clips(path.stem, split, split, split, classes=tuple(known["classes"]))
+        splits = [fitted(clips, model, about, Path(run).name).train]
+    else:
+        splits = list(fitted(open_source(data, source, known), model, about, Path(run).name).splits.values())
+    return [row for split in splits for row in _rows(model, about, split.to(where))]
+
+# %% ../nbs/26_prediction.ipynb #c7fe0930
+def prediction_line(
+    row: dict,  # of `predict_clips`, with or without a place in a recording
+) -> str:
+    "A prediction as a line: when, what, and the words; or the clip's name."
+    clock, said = lambda t: f"{int(t // 60)}:{t % 60:04.1f}", row["prediction"]
+    said = f"{said:+6.2f}" if isinstance(said, float) else f"{said} {row[f'p_{said}']:.2f}" if said else "none"
+    if "start" not in row:
+        return f"{row['clip']}  {said}"
+    return f"{clock(row['start']):>8} – {clock(row['end']):>7} {said}  {row['words']}"
+
+
+def prediction_ruler(
+    folder: Path,  # of the run
+    about: dict,  # clips of its config.json
+) -> str:
+    "What predictions are to be held against."
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        metrics = {}
+    name = "Accuracy" if about["classes"] else "MAE"
+    found = metrics.get(name) if isinstance(metrics, dict) else None
+    tested = f"; test {name} of this run {found:.2f}" if isinstance(found, float) else ""
+    scale = (
+        f"classes {few(about['classes'])}"
+        if about["classes"]
+        else f"labels from -{about['bound']:g} to {about['bound']:g}"
     )
-    heads = model.modalities if about["train"]["labels"] != "none" else ()
-    return [
-        {"clip": clip, "prediction": number(y["fusion"][k])}
-        | shares(y["fusion"][k])
-        | {f"{s}_alone": number(y[s][k]) for s in heads}
-        for k, clip in enumerate(split.ids)
-    ]
+    return f"{scale}{tested}"

@@ -432,10 +432,11 @@ def clips_from_table(
 def unlabelled_clips(
     table: str | Path,  # a CSV file with a heading: id, text
     arrays: dict | None = None,  # as in `clips_from_table`
+    columns: dict | None = None,  # as in `clips_from_table`
     clean: bool = False,  # as in `clips_from_table`
     scale: dict | None = None,  # of the run that will predict
 ) -> Split:  # every clip, in the order of the table; labels are NaN
     "The inputs of a table."
-    lines = _lines(Path(table), {}, [], labelled=False)
+    lines = _lines(Path(table), columns or {}, [], labelled=False)
     inputs, present, _ = _read_arrays(arrays or {}, lines, clean, [], None, scale or {})
     return Split(_ids(lines), inputs, torch.full((len(lines.at),), math.nan), present=present)

@@ -97,6 +97,10 @@ class Trainer:
         alignment=None,  # a module in place of `ModalAlignment`, or a function of the widths that makes one
     ):
         clips, preset = as_allowed(clips, preset)
+        if preset.model.classes not in (0, len(clips.classes)):
+            raise DataError.at(
+                clips.name, "", "labels", few(clips.classes), f"{preset.model.classes} classes, or classes=0"
+            )
         config, model_config = preset.train, replace(for_missing(clips, preset), classes=len(clips.classes))
         self.config, self.model_config, self.ranks = config, model_config, ranks
         self.device = pick_device(config.device)

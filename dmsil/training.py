@@ -96,7 +96,10 @@ def load_state(run: Trainer, folder: Path) -> None:
                 raise DataError(
                     f"{path}: {part} {key} was {was[part].get(key)!r}, now {now[part].get(key)!r}; --resume goes on with the same"
                 )
-    restore(run, saved)
+    try:
+        restore(run, saved)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a whole state ({type(error).__name__}); start again in another folder") from None
 
 
 def save_state(run: Trainer, folder: Path) -> None:

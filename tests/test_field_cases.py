@@ -332,8 +332,8 @@ def test_layouts_that_are_read(tmp_path, change):
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda s: {("classification_labels" if k == "regression_labels" else k): v for k, v in s.items()}, "classification_labels alone"),
-    (lambda s: s | {"regression_labels": np.eye(2)[np.zeros((len(s["id"]), 4), int)]}, "expected one number for each clip"),
+    (lambda s: {("classification_labels" if k == "regression_labels" else k): v for k, v in s.items()}, "expected classes: words or whole numbers"),
+    (lambda s: s | {"regression_labels": np.eye(2)[np.zeros((len(s["id"]), 4), int)]}, "name the target, one of 0, 1, 2, 3"),
     (lambda s: s | {"regression_labels": np.ones((len(s["id"]), 3))}, "expected one number for each clip"),
     (lambda s: {k: v for k, v in s.items() if k not in ("text", "raw_text", "audio", "vision")}, "text, audio or vision")])  # fmt: skip
 def test_layouts_that_are_refused(tmp_path, change, words):

@@ -2,8 +2,8 @@
 
     python tools/fuzz.py [--seed 0] [--share 1.0] [--out FILE]
 
-Each file is read in a process that may take 256 MB more than it has, and ten seconds of processor time. About a minute on an idle
-core; counts last.
+Each file is read in a process that may take 256 MB more than it has, and ten seconds of processor time. Under two minutes on an
+idle core; counts last.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import signal
 import struct
@@ -24,6 +25,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import dialects
 import h5py
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from soak import RESULT, merge
 from dmsil.camera import read_vision
 from dmsil.clips import Clips, DataError, Steps, Tokens
 from dmsil.corpora import load_mmmo
+from dmsil.model import MultimodalModel
 from dmsil.pickles import load_clips
 from dmsil.tables import clips_from_table
 from dmsil.transcripts import read_transcript
@@ -531,6 +534,7 @@ def table_read(path: Path, folder: Path, rows=12):
     return clips_from_table(folder / "honest.csv", {"voice": path})
 
 
+TRANSCRIPTS = ("srt", "vtt", "json", "tsv")
 READ = {
     "pickle": ("bad.pkl", lambda path, folder: load_clips(path)),
     "npz": ("bad.npz", lambda path, folder: load_mmmo(path)),
@@ -541,6 +545,21 @@ READ = {
     "subtitles .srt": ("bad.srt", lambda path, folder: read_transcript(path)),
     "subtitles .vtt": ("bad.vtt", lambda path, folder: read_transcript(path)),
     "transcript .txt": ("bad.txt", lambda path, folder: read_transcript(path)),
+    "CSV dialect": ("bad.csv", dialects.table_of),
+    "CSV dialect, whole": ("bad.csv", dialects.true(dialects.table_of)),
+    "presence masks": ("bad.pkl", dialects.pickle_of),
+    "presence masks, whole": ("bad.pkl", dialects.true(dialects.pickle_of)),
+    "class labels": ("bad.pkl", dialects.pickle_of),
+    "class labels, whole": ("bad.pkl", dialects.true(dialects.pickle_of)),
+    **{
+        f"transcript dialect .{kind}": (f"bad.{kind}", lambda path, folder: read_transcript(path))
+        for kind in TRANSCRIPTS
+    },
+    **{f"transcript dialect, whole .{kind}": (f"bad.{kind}", dialects.transcript_of) for kind in TRANSCRIPTS},
+    "sound, whole": ("bad.wav", dialects.tone_of),
+    "sound": ("bad.wav", dialects.sound_of),
+    "saved run config.json": ("bad.json", dialects.run_of),
+    "saved run weights": ("bad.safetensors", dialects.run_of),
     "vision .csv": ("bad.csv", lambda path, folder: read_vision(path)),
     "vision .npy": ("bad.npy", lambda path, folder: read_vision(path)),
 }
@@ -661,6 +680,45 @@ def cases(seed: int, trace: Path, share: float):
             yield reader, "a cell or line that may not be there", odd(text, rng)
 
 
+def brought(seed: int, share: float):
+    "(reader, damage, bytes) of files as people bring them, whole and damaged."
+    rng, draw = random.Random(seed + 1), np.random.default_rng(seed + 1)
+    damages = (("cut short", cut), ("bits flipped", flipped), ("bytes lost, doubled or put in", spliced))
+    changes = lambda k: [(damage, change) for damage, change in damages for _ in range(max(1, round(k * share / 3)))]
+    times = lambda k: range(max(1, round(k * share)))
+    for kind in ("numbers", "classes"):
+        for _ in times(250):
+            yield "CSV dialect, whole", f"whole, {kind}", dialects.dialect(rng, kind)
+        for damage, change in changes(60):
+            yield "CSV dialect", damage, change(dialects.dialect(rng, kind), rng)
+    for reader, make in (("presence masks", dialects.masks), ("class labels", dialects.classed)):
+        for _ in times(200):
+            yield f"{reader}, whole", "whole", make(rng, draw)
+        for _ in times(150):
+            table = pickle.loads(make(rng, draw))
+            fields = table[rng.choice(SPLITS)]
+            key = rng.choice([key for key in fields if key not in ("id", "vision")])
+            fields[key] = strange(fields[key] if key != "audio" else np.zeros((len(fields["id"]), 4, 3)), rng)
+            yield reader, "another type, dtype or shape in a field", pickle.dumps(table, 4)
+    for _ in times(250):
+        kind, raw = dialects.spoken(rng)
+        yield f"transcript dialect, whole .{kind}", "whole", raw
+    for damage, change in changes(240):
+        kind, raw = dialects.spoken(rng)
+        yield f"transcript dialect .{kind}", damage, change(raw, rng)
+    if dialects.soundfile is not None:
+        for _ in times(150):
+            yield "sound, whole", "whole", dialects.sound(rng)
+        for damage, change in changes(150):
+            yield "sound", damage, change(dialects.sound(rng), rng)
+    for _ in times(200):
+        yield "saved run config.json", "of another version", dialects.version(rng)
+    config = json.dumps(dialects.CONFIG).encode()
+    for damage, change in changes(150):
+        yield "saved run config.json", damage, change(config, rng)
+        yield "saved run weights", damage, change(dialects.WEIGHTS, rng)
+
+
 # ---------------------------------------------------------------- what happens
 
 
@@ -674,6 +732,8 @@ def right(found) -> str:
             if found and all(cue.text and cue.text.isprintable() and not cue.start >= cue.end for cue in found)
             else "cues"
         )
+    if isinstance(found, MultimodalModel):
+        return "" if not found.training else "a model in training"
     if not isinstance(found, Clips):
         return type(found).__name__
     for name, split in found.splits.items():
@@ -719,13 +779,18 @@ def outcome(reader: str, raw: bytes, folder: Path, trace: Path, seen: list) -> t
         return "loaded", ""
     if "MemoryError" in line or "allocate" in line:
         return "took too much memory", line
-    names = line.startswith((f"{file}: ", "honest.csv: ", "arrays: ")) and line.isprintable() and len(line) < LONGEST
+    names = (
+        line.startswith((f"{file}: ", "honest.csv: ", "arrays: ", "run/config.json: ", f"{folder}/run: "))
+        and line.isprintable()
+        and len(line) < LONGEST
+    )
     return ("one line", line) if names else ("a line without the file, or several", line)
 
 
 def batch(some: list, folder: Path, trace: Path, pipe):
     "In a child, with limits: the outcome of each file into the pipe, as soon as it is known."
     os.chdir(folder)
+    os.environ["PATH"] = ""  # no ffmpeg: decoders are not what is tried here
     seen = []
 
     def watch(event, args):
@@ -771,7 +836,12 @@ def rows_of(files: list, found: list) -> list[dict]:
     "Counts by format and damage."
     table = {}
     for (reader, damage, _), (what, _) in zip(files, found, strict=True):
-        kind = reader.split(" ")[0].replace("table", "CSV table").replace("npz", "npz (ICT-MMMO)")
+        kind = (
+            re.sub(r"(, whole)?( \.\w+)?$| config\.json$| weights$", "", reader)
+            if reader in BROUGHT
+            else reader.split(" ")[0]
+        )
+        kind = {"table": "CSV table", "npz": "npz (ICT-MMMO)"}.get(kind, kind)
         what_damage = "dangerous instructions" if damage.startswith("instruction ") else damage
         table.setdefault((kind, what_damage), Counter())[what] += 1
     return [
@@ -781,18 +851,25 @@ def rows_of(files: list, found: list) -> list[dict]:
 
 
 GOOD = ("loaded", "one line")
+BROUGHT = tuple(
+    reader for reader in READ if reader.startswith(("CSV d", "presence", "class", "transcript d", "sound", "saved"))
+)
 
 
 def main():
     options = parser(__doc__, RESULT)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--share", type=float, default=1.0, help="of the files")
+    options.add_argument("--refused", action="store_true", help="show the lines that whole files are refused with")
     given, started = options.parse_args(), time.perf_counter()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder, trace = Path(place), Path(place) / "it-ran"
-        files = list(cases(given.seed, trace, given.share))
+        files = [*cases(given.seed, trace, given.share), *brought(given.seed, given.share)]
+        (folder / "run").mkdir()
         for reader, raw in {
+            "saved run weights": dialects.WEIGHTS,
+            **({"sound, whole": dialects.sound(random.Random(0))} if dialects.soundfile else {}),
             "pickle": pickle.dumps(corpus(np.random.default_rng(0))),
             "table": TABLE.encode(),
             "subtitles .srt": SRT.encode(),
@@ -800,10 +877,11 @@ def main():
             if (what := outcome(reader, raw, folder, trace, []))[0] != "loaded":
                 raise RuntimeError(f"an honest {reader}: {what}")
         found = outcomes(files, folder, trace)
-    rows, bad = (
-        rows_of(files, found),
-        [(file, what) for file, what in zip(files, found, strict=True) if what[0] not in GOOD],
-    )
+    bad = [(file, what) for file, what in zip(files, found, strict=True) if what[0] not in GOOD]
+    rows = rows_of(files, found)
+    for (reader, damage, _), what in zip(files, found, strict=True):
+        if given.refused and damage.startswith("whole") and what[0] == "one line":
+            print("REFUSED", reader, what[1][:200], sep=" | ")
     opcodes = sorted(
         {damage.removeprefix("instruction ") for _, damage, _ in files if damage.startswith("instruction ")}
     )
