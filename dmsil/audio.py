@@ -73,6 +73,7 @@ def _by_ffmpeg(path: Path, longest: float) -> Float[np.ndarray, " samples"]:
             path, "", "no sound file that soundfile reads, and no ffmpeg on the PATH", "a WAV file, or ffmpeg installed"
         )
     words = ["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}", "-map", "0:a:0"]
+    words += ["-af", "aresample=async=1:first_pts=0"]  # silence where the sound begins later than the picture
     words += ["-t", str(longest + 1), "-ac", "1", "-ar", str(RATE), "-f", "f32le", "pipe:1"]
     try:
         done = subprocess.run([program, *words], capture_output=True, timeout=600)

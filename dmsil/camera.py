@@ -76,10 +76,19 @@ def read_vision(
 
 # %% ../nbs/17_camera.ipynb #6fed4791
 def _between(table: Float[np.ndarray, "m d"], spans) -> list[Tensor]:  # (steps, d) a cue
-    "The rows of each cue; a row of zeros where there is none."
+    "The rows of each cue but for those of NaN; a row of zeros where there is none."
     first, last = (np.searchsorted(table[:, 0], [span[k] for span in spans]) for k in (0, 1))
-    none = np.zeros((1, table.shape[1] - 1))
-    return [torch.from_numpy(table[a:b, 1:] if a < b else none).float() for a, b in zip(first, last, strict=True)]
+    none, seen = np.zeros((1, table.shape[1] - 1)), ~np.isnan(table).any(1)
+    rows = [table[a:b, 1:][seen[a:b]] for a, b in zip(first, last, strict=True)]
+    return [torch.from_numpy(row if len(row) else none).float() for row in rows]
+
+
+def seen_in(
+    table: Float[np.ndarray, "m d"],  # time in seconds, then features; a row of NaN saw nothing
+    spans,  # start and end of each cue, in seconds
+) -> Steps:  # a row of zeros for a cue without any
+    "What the rows of each cue saw."
+    return sequences(_between(table, spans))
 
 
 def vision_of(

@@ -267,11 +267,12 @@ class Features:
     labels: Path | None = None  # CSV table cue,label[,split], by the numbers of the transcript
     name: str = ""  # of the recording, which its clips are called by; empty: the file's
     audio: bool = True  # measure the voice, which needs opensmile
+    faces: bool = True  # follow the face in a video where no --vision is given, which needs mediapipe
     out: Path | None = None  # file ending in .safetensors; empty: named as the recording, in this folder
 
     def run(self) -> None:
         "Read, measure, save, say what there is."
-        recording = features(self.media, self.transcript, self.vision, self.labels, self.name, self.audio)
+        recording = features(self.media, self.transcript, self.vision, self.labels, self.name, self.audio, faces=self.faces)
         path = save_recording(recording, self.out or Path(f"{self.name or self.media.stem}.safetensors"))
         labelled = int((~recording.clips.labels.isnan()).sum())
         seconds = float((recording.end - recording.start).sum())

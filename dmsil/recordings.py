@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .audio import RATE, place_lines, read_audio, silences, timing, voice
-from .camera import vision_columns, vision_of
+from .camera import seen_in, vision_columns, vision_of
 from dmsil.clips import (
     Clips,
     DataError,
@@ -36,6 +36,8 @@ from dmsil.clips import (
     write_atomic,
 )
 from .corpora import open_clips
+from .faces import FACE_COLUMNS, face_table
+from .missing import missing_notes
 from .pickles import checked_clips
 from .tables import clips_from_table, read_table
 from .transcripts import Cue, bad, read_transcript
@@ -132,7 +134,9 @@ def features(
     labels: str | Path | None = None,  # a CSV table cue,label[,split]
     name: str = "",  # of the recording; empty: the file's
     audio: bool = True,  # measure the voice, which needs opensmile
-) -> Recording:  # text, audio, timing, and vision where it is given
+    faces: bool = True,  # follow the face in a video where no vision is given, which needs mediapipe; a note where it is not there
+    progress: bool = True,  # show a bar while faces are looked for
+) -> Recording:  # text, audio, timing, and vision where it is given or there is a picture
     "What a model reads in a recording."
     media, transcript, notes = Path(media), Path(transcript), []
     cues, x = read_transcript(transcript, notes), read_audio(media, notes=notes)
@@ -145,10 +149,17 @@ def features(
     if vision is not None:
         inputs["vision"] = vision_of(Path(vision), spans, len(x) / RATE, notes)
         columns = {"vision": names} if (names := vision_columns(vision)) else {}
+    elif faces and (table := face_table(media, max(end for _, end in spans), notes, progress)) is not None:
+        inputs["vision"], columns = seen_in(table, spans), {"vision": FACE_COLUMNS}
     y, parts = _labelled(Path(labels), cues, notes) if labels is not None else ([math.nan] * len(cues), ())
     name = name or media.stem
     start, end = torch.tensor(spans, dtype=torch.float32).T.contiguous()
-    clips = Split(tuple(f"{name}_{cue.number}" for cue in cues), inputs, torch.tensor(y))
+    seen = {"vision": (inputs["vision"].values != 0).any(2).any(1)} if "vision" in inputs else {}
+    present = {s: mask for s, mask in seen.items() if not mask.all()}
+    clips = Split(tuple(f"{name}_{cue.number}" for cue in cues), inputs, torch.tensor(y), present=present)
+    notes += [
+        f"vision: no face in {int((~mask).sum())} of {len(cues)} cues" for mask in present.values() if vision is None
+    ]
     return Recording(name, start, end, clips, parts, columns, tuple(notes))
 
 # %% ../nbs/18_recordings.ipynb #a7f70510
@@ -171,6 +182,7 @@ def save_recording(
             tensors[f"inputs.{s}"] = x.values
         if isinstance(x, Steps):
             tensors[f"lengths.{s}"] = x.lengths
+    tensors |= {f"present.{s}": mask.to(torch.uint8) for s, mask in clips.present.items()}
     metadata = {
         "kind": _KIND,
         "name": recording.name,
@@ -216,6 +228,15 @@ def _input(tensors: dict, s: str, n: int) -> Vectors | Steps:
         raise ValueError(f"{s} has lengths outside 1 to {values.shape[1]}")
     return Steps(values, lengths)
 
+
+def _mask(tensors: dict, s: str, n: int) -> dict[str, Tensor]:  # none where every clip has the modality
+    mask = tensors.get(f"present.{s}")
+    if mask is None:
+        return {}
+    if mask.dtype != torch.uint8 or mask.shape != (n,) or (mask > 1).any():
+        raise ValueError(f"present.{s} has shape {tuple(mask.shape)} of {mask.dtype}, or more than 0 and 1")
+    return {s: mask.bool()}
+
 # %% ../nbs/18_recordings.ipynb #ee147615
 def _checked_recording(metadata: dict, tensors: dict[str, Tensor]) -> Recording:
     if metadata.get("kind") != _KIND:
@@ -232,6 +253,7 @@ def _checked_recording(metadata: dict, tensors: dict[str, Tensor]) -> Recording:
         raise ValueError("an id twice, or splits for other clips")
     names = _strings(metadata, "modalities", None)
     inputs = {s: Texts(texts) if s == "text" else _input(tensors, s, n) for s in names}
+    present = {s: mask for name in names for s, mask in _mask(tensors, name, n).items()}
     columns = (
         {s: _strings(json.loads(metadata["columns"]), s, None) for s in json.loads(metadata["columns"])}
         if "columns" in metadata
@@ -244,7 +266,7 @@ def _checked_recording(metadata: dict, tensors: dict[str, Tensor]) -> Recording:
         metadata["name"],
         start,
         end,
-        Split(ids, inputs, labels),
+        Split(ids, inputs, labels, present=present),
         parts,
         columns,
         _strings(metadata, "notes", None) if "notes" in metadata else (),
@@ -309,6 +331,13 @@ def _dealt(recordings: list[Recording], keep: Tensor, file: str) -> list[str]:  
     return group_splits(groups)
 
 # %% ../nbs/18_recordings.ipynb #dbe67898
+def _held(recordings: list[Recording], names: list[str], keep: Tensor) -> dict[str, Tensor]:
+    "Which labelled clips have a modality, for those that some lack."
+    masks = {s: [r.clips.present.get(s, torch.ones(len(r), dtype=torch.bool)) for r in recordings] for s in names}
+    held = {s: torch.cat(mask)[keep] for s, mask in masks.items()}
+    return {s: mask for s, mask in held.items() if not mask.all()}
+
+
 def _left_out(recordings: list[Recording], names: list[str]) -> list[str]:
     "A note for each modality that only some recordings have."
     having = {s: sum(s in r.clips.inputs for r in recordings) for r in recordings for s in r.clips.inputs}
@@ -339,6 +368,7 @@ def recorded_clips(
         np.array(_dealt(recordings, keep, where.name)),
         {s: _joined(recordings, s, keep, columns.get(s, ())) for s in names},
     )
+    present = _held(recordings, names, keep)
     rows = {name: torch.from_numpy(np.flatnonzero(parts == name)) for name in ("train", "valid", "test")}
     for name, r in rows.items():
         if not len(r):
@@ -359,11 +389,12 @@ def recorded_clips(
     )
 
     def part(r):
-        return Split(ids.take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r])
+        masks = {s: mask[r] for s, mask in present.items()}
+        return Split(ids.take(r).strings, {s: x.take(r) for s, x in inputs.items()}, labels[r], present=masks)
 
-    return checked_clips(
-        Clips(where.stem, *map(part, rows.values()), notes=notes, scale=scale, columns=columns), where.name
-    )
+    splits = {name: part(r) for name, r in rows.items()}
+    notes += tuple(missing_notes(splits))
+    return checked_clips(Clips(where.stem, *splits.values(), notes=notes, scale=scale, columns=columns), where.name)
 
 # %% ../nbs/18_recordings.ipynb #b0b23cc6
 def _arrays(words: tuple[str, ...]) -> dict[str, str]:
