@@ -15,15 +15,18 @@ from pathlib import Path
 
 import torch
 from common import RESULTS, ROOT, machine, parser, runs, store
+from torch import nn
 
 from dmsil.estimates import ALPHA, CLIPS_A_DIRECTION, MARGIN, Groups, shuffles
 from dmsil.interactions import PARTS, label_interactions
-from dmsil.pairs import POWER, clip_notes, judged, one_side
+from dmsil.pairs import POWER, clip_notes, judged, neighbour_information, one_side
 from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
 RESULT, CACHE = RESULTS / "calibration.json", ROOT / ".cache" / "calibration"
-PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "order": 100}, 25
+PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "order": 100, "power": 100}, 25
 FEW = 200  # draws of all other kinds
+STEPS = 100  # of a critic
+LEVEL = 0.05  # at which tests are compared
 CASES: dict[str, dict] = {}
 
 
@@ -329,6 +332,64 @@ labelled("three modalities and wide noise, n = 1000", 1000, noise=200)
 labelled("three modalities and noise, every clip twice, grouped, n = 1000", 1000, per_group=2)
 
 
+# ---------------------------------------------------------------- power, beside other tests
+
+
+def rivals(d, n, nats):
+    "Two modalities of the nonlinear simulation that share so much in two directions of four."
+    names = ("text", "audio")
+    world = Simulation(
+        SyntheticConfig(
+            dims=dict.fromkeys(names, d), omega=dict.fromkeys(names, 0.5), common=nats, pairs={}, k_private=2
+        )
+    )
+
+    def make(g):
+        x = world.sample(n, seed=int(torch.randint(10**6, (), generator=g))).x
+        return *(x[s].double() for s in names), None
+
+    case(f"{nats:g} nats, {d} + {d}, n = {n}", nats, "power")(make)
+
+
+for d in (4, 32):
+    for n in (300, 1000):
+        for nats in (0.0, 0.05, 0.1, 0.3):
+            rivals(d, n, nats)
+
+
+def critic(a, b, orders, seed: int, steps: int = STEPS) -> float:
+    "p of an InfoNCE critic, trained on one half of the clips, about the other half; both ways, one sum."
+    torch.manual_seed(seed)
+    total, m = 0, len(a) // 2
+    halves = torch.randperm(len(a))[: 2 * m].chunk(2)
+    for train, out in (halves, halves[::-1]):
+        net = lambda x: nn.Sequential(
+            nn.Linear(x.shape[1], 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 16)
+        )
+        f, g = net(a), net(b)
+        optimiser = torch.optim.AdamW([*f.parameters(), *g.parameters()], 1e-3, weight_decay=0.1)
+        for _ in range(steps):
+            rows = train[torch.randint(m, (128,))]
+            S, right = f(a[rows]) @ g(b[rows]).T / 4, torch.arange(128)
+            (nn.functional.cross_entropy(S, right) + nn.functional.cross_entropy(S.T, right)).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        with torch.no_grad():
+            total = total + (f(a[out]) @ g(b[out]).T)[torch.arange(m), orders].mean(1)
+    return (total >= total[0]).double().mean().item()
+
+
+def beside(a, b, seed: int) -> dict:
+    "p of the verdict's four tests together, of nearest neighbours (where directions are few) and of a critic."
+    n, g, by = len(a), torch.Generator().manual_seed(seed), Groups(len(a), None, seed)
+    orders = lambda n, times: torch.stack([torch.arange(n), *(torch.randperm(n, generator=g) for _ in range(times))])
+    p = {"verdict": judged(one_side(a, by), one_side(b, by), by, shuffles(by, PERMUTATIONS))["p"]}
+    if a.shape[1] <= 4:
+        found = [neighbour_information(a, b[order]) for order in orders(n, 39)]
+        p["neighbours"] = sum(x >= found[0] for x in found) / len(found)
+    return p | {"critic": critic(a.float(), b.float(), orders(n // 2, PERMUTATIONS), seed)}
+
+
 # ---------------------------------------------------------------- drawing and counting
 
 
@@ -345,6 +406,8 @@ def draw(name: str, seed: int) -> dict:
             },
             "noise_found": known["noise"].interval["added"][0] > 0,
         }
+    if CASES[name]["kind"] == "power":
+        return {"n": len(a), "p": beside(a, b, seed)}
     by = Groups(len(a), groups, seed)
     both = {"a": one_side(a, by), "b": one_side(b, by)}
     found = judged(*both.values(), by, shuffles(by, PERMUTATIONS))
@@ -373,6 +436,9 @@ def summary(name: str, draws: list[dict]) -> dict:
             part: share(lambda d, part=part: sum(d["covers"][s][part] for s in heard) / len(heard)) for part in PARTS
         }
         return {"n": draws[0]["n"], "draws": N, "covers": covers, "noise_found": share(lambda d: d["noise_found"])}
+    if CASES[name]["kind"] == "power":
+        found = {test: share(lambda d, test=test: d["p"][test] <= LEVEL) for test in draws[0]["p"]}
+        return {"n": draws[0]["n"], "draws": N, "truth": true, "found": found}
     called = lambda *words: sum(d["verdict"] in words for d in draws)
     k = called("shares", "shares, nonlinearly")
     ends = [beta.ppf(0.025, k, N - k + 1) if k else 0.0, beta.ppf(0.975, k + 1, N - k) if k < N else 1.0]
@@ -442,8 +508,10 @@ def write(have: dict[str, list]) -> None:
         "clips_a_direction": CLIPS_A_DIRECTION,
     }
     found = {name: summary(name, draws) for name, draws in have.items() if draws}
-    cases, labels = ({name: c for name, c in found.items() if (name in KNOWN) == known} for known in (False, True))
-    store(RESULT, {"machine": machine(), "settings": settings, "cases": cases, "labels": labels})
+    parts = {part: {} for part in ("cases", "labels", "power")}
+    for name, counts in found.items():
+        parts["labels" if name in KNOWN else "power" if CASES[name]["kind"] == "power" else "cases"][name] = counts
+    store(RESULT, {"machine": machine(), "settings": settings, **parts})
 
 
 if __name__ == "__main__":
