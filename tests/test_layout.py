@@ -71,7 +71,18 @@ def test_library_needs_no_development_tool(name):
     roots = {module.split(".")[0] for module in imported(name)}
     assert not roots & {"fastcore", "nbdev", "execnb", "IPython", "pytest"}
     assert "sympy" not in roots or name == "proofs"
-    heavy = {"matplotlib", "sklearn", "transformers", "scipy", "pooch", "tqdm", "h5py", "soundfile", "opensmile"}
+    heavy = {
+        "matplotlib",
+        "sklearn",
+        "transformers",
+        "scipy",
+        "pooch",
+        "tqdm",
+        "h5py",
+        "soundfile",
+        "opensmile",
+        "mediapipe",
+    }
     assert not {m.split(".")[0] for m in imported(name, top_only=True)} & heavy, "imported before it is used"
 
 
@@ -202,7 +213,12 @@ def test_settings_and_constraints_agree():
     config.read(ROOT / "settings.ini", encoding="utf-8")
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     meta = config["DEFAULT"]
-    for words in (meta["requirements"], meta["text_requirements"], meta["dev_requirements"]):
+    for words in (
+        meta["requirements"],
+        meta["text_requirements"],
+        meta["vision_requirements"],
+        meta["dev_requirements"],
+    ):
         for word in words.split():
             name = re.match(r"[\w-]+", word).group().lower()
             assert name in {k.lower() for k in pinned}, f"{name} is not in constraints.txt"

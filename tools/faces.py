@@ -1,8 +1,10 @@
 """What became of one face in pictures and videos made from it, into results/faces.json: python tools/faces.py [MINUTES]
 
-It takes pip install "dmsil[vision]", ffmpeg, and for the ten minutes of its longest video about as long.
+It takes pip install "dmsil[vision]", ffmpeg, and for the ten minutes of its longest video about as long; with 0 minutes the speed
+stays as it was.
 """
 
+import json
 import os
 import resource
 import subprocess
@@ -87,6 +89,27 @@ def seen_again(look, pictures: dict) -> dict:
     }
 
 
+def one_look(look) -> dict:
+    "A face off the middle of what is looked at, and small in it."
+    base = scene((400, 100, 560))
+    face = next(face for face in follow([base] * 2, look, second=1).faces if face)
+    side, off, share = round(2.5 * face.size), [], []
+    for dx in np.linspace(-0.3, 0.3, 7) * side:
+        found = look(base, (round(face.x - side / 2 + dx), round(face.y - side / 2), side))
+        off += [np.abs(np.subtract(found[0].angles, face.angles)).max()] if found else []
+    for k in range(2, 16):
+        side = round(k * face.size)
+        share += (
+            [k]
+            if look(
+                np.pad(base, ((2000,) * 2,) * 2 + ((0,) * 2,)),
+                (round(2000 + face.x - side / 2), round(2000 + face.y - side / 2), side),
+            )
+            else []
+        )
+    return {"turned_at_the_edge": float(max(off)), "smallest_share": float(1 / max(share))}
+
+
 def trials(look) -> dict:
     base = scene((400, 100, 560))
     at, picture, rng = FACE_COLUMNS.index("yaw"), Image.open(PICTURE), np.random.default_rng(0)
@@ -115,6 +138,7 @@ def trials(look) -> dict:
     small = [side for side in range(200, 40, -10) if measured(look, scene((600, 300, side))) is not None]
     head = measured(look, base), next(f for f in follow([base] * 2, look, second=1).faces if f)
     return {
+        "one_look": one_look(look),
         "elsewhere": seen_again(look, places),
         "other_sizes": seen_again(look, sizes),
         "noise_of_8_levels": {"angle_sd": float(spread[at : at + 3].max()), "shape_sd": float(spread[: len(SHAPES)].max())},
@@ -163,9 +187,11 @@ def rounded(x):
 
 
 def main(minutes: float) -> None:
+    path = ROOT / "results" / "faces.json"
     with landmarker() as look:
         found = trials(look)
-    write_json(ROOT / "results" / "faces.json", rounded(found | {"speed": speed(60 * minutes)}))
+    kept = json.loads(path.read_text(encoding="utf-8"))["speed"] if not minutes else speed(60 * minutes)
+    write_json(path, rounded(found | {"speed": kept}))
 
 
 if __name__ == "__main__":
