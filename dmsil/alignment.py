@@ -72,7 +72,7 @@ def _narrowed(D: Tensor, W: Tensor) -> Tensor:
     with torch.autocast(D.device.type, enabled=False):
         return D.to(dtype) @ W.to(dtype).T
 
-
+# %% ../nbs/03_alignment.ipynb #01790eb0
 def _equal_widths(projections: nn.ModuleDict, pair: tuple[str, str], D_a: Tensor, D_b: Tensor) -> tuple[Tensor, Tensor]:
     "Both modalities at the width of the narrower."
     a, b = D_a.shape[-1], D_b.shape[-1]

@@ -272,7 +272,9 @@ class Features:
 
     def run(self) -> None:
         "Read, measure, save, say what there is."
-        recording = features(self.media, self.transcript, self.vision, self.labels, self.name, self.audio, faces=self.faces)
+        recording = features(
+            self.media, self.transcript, self.vision, self.labels, self.name, self.audio, faces=self.faces
+        )
         path = save_recording(recording, self.out or Path(f"{self.name or self.media.stem}.safetensors"))
         labelled = int((~recording.clips.labels.isnan()).sum())
         seconds = float((recording.end - recording.start).sum())

@@ -30,7 +30,7 @@ def whole(
         return values
     return np.array(values, dtype=float).reshape(array.shape)
 
-
+# %% ../nbs/11_fields.ipynb #50145c52
 @dataclass(frozen=True)
 class Fields:
     "One split of a file that is being read."
@@ -129,7 +129,7 @@ def _nowhere(values: Float[Tensor, "n ... d"]) -> Bool[Tensor, " n"]:
 # %% ../nbs/11_fields.ipynb #d702e85a
 _BLOCK = 2**18  # values that are looked at together
 
-
+# %% ../nbs/11_fields.ipynb #537e9dd9
 def read_floats(
     table: Fields,  # one split
     field: str,  # a key
@@ -226,7 +226,7 @@ def read_padded(
         raise table.error(field, f"shape {tuple(values.shape)}", "at least one step and one feature")
     return values
 
-
+# %% ../nbs/11_fields.ipynb #cc6b2af1
 def read_steps(
     table: Fields,  # one split
     field: str,  # a key

@@ -77,7 +77,7 @@ class _Exact(nn.Module):
     def _apply(self, fn, recurse=True):
         return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)
 
-
+# %% ../nbs/04_labels.ipynb #5f687936
 class RunningLine(_Exact):
     "The least-squares line y ≈ a + b·t over all clips seen, each with its latest t, from running sums."
 
@@ -162,7 +162,7 @@ def _checked(labels: Tensor, dims: dict[str, int], neutral: str, mode: str) -> t
         raise ValueError(f"mode is 'selfmm' or 'robust', got {mode!r}")
     return y_m.to(torch.promote_types(y_m.dtype, torch.float32)), {"fusion": dims["fusion"], **dims}
 
-
+# %% ../nbs/04_labels.ipynb #62bacd6d
 def _side_by_side(features, dims, b, like):
     "Features (b, Σd) of one batch in the order of dims, detached, on the generator's device."
     for name, d in dims.items():

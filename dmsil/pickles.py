@@ -18,19 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dmsil.clips import (
-    BOUNDS,
-    SPLITS,
-    Clips,
-    DataError,
-    Split,
-    Steps,
-    Texts,
-    Tokens,
-    Vectors,
-    few,
-    kind_of,
-)
+from .clips import BOUNDS, SPLITS, Clips, DataError, Split, Steps, Texts, Tokens, Vectors, few, kind_of
 from .fields import Fields, read_labels, read_lengths, read_steps, targets
 from .missing import missing_notes
 from .unpickling import unpickle
@@ -73,7 +61,7 @@ def _are_tokens(values: np.ndarray) -> bool:  # (n, 3, L): ids, mask, types
         and ids.max() > 1
     )
 
-
+# %% ../nbs/12_pickles.ipynb #82ac992e
 def _text(table: Fields, key: str | None) -> Texts | Tokens | Steps:
     "The text under `key`; None: the tokens where there are some, else the vectors, else the sentences."
     expected = key or "text_bert, text or raw_text"
@@ -117,7 +105,7 @@ def _names(table: Fields) -> tuple[str, ...]:  # of the clips; of (video, start,
         return table.strings("id")
     return tuple("_".join([video, "-".join(place)] if place else [video]) for video, *place in values.tolist())
 
-
+# %% ../nbs/12_pickles.ipynb #db32916f
 def _split(table: Fields, text: str | None, labels: Float[Tensor, " n"], classes: tuple[str, ...] = ()) -> Split:
     "One split of the layout, with as many rows in every field as there are labels."
     table = replace(table, rows=len(labels))
@@ -192,7 +180,7 @@ _OTHERS = {  # how other files begin: what they are, and what would be right
     b"video_id,": ("a CSV table", _TABLE),
 }
 
-
+# %% ../nbs/12_pickles.ipynb #23ccd359
 def _read_pickle(path: Path) -> dict:
     "The outer dict of a file, which is mapped, not loaded."
     try:
@@ -282,7 +270,7 @@ def _sequence(field: str, x: Steps | Vectors, longest: int) -> dict:
         x = Steps(x.values[:, None], torch.ones(len(x), dtype=torch.long))
     return {field: _padded_to(x.values, longest), f"{field}_lengths": x.lengths.tolist()}
 
-
+# %% ../nbs/12_pickles.ipynb #c2cc7d60
 def _written_text(x: Texts | Tokens | Steps | Vectors, longest: int) -> dict:
     "The fields of the text."
     if isinstance(x, Texts):

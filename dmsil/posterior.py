@@ -88,7 +88,7 @@ def posterior_gain(
 # %% ../nbs/06_posterior.ipynb #9682246e
 BETWEEN, SPREAD = 0.65, 0.15  # S_st of people on CH-SIMS v2 (mean, rounded), and how far from it other sets may well be
 
-
+# %% ../nbs/06_posterior.ipynb #219f67e7
 def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"]) -> Float[Tensor, "M+1 M+1"]:
     "Prior correlations of (y_1 … y_M, y_m); C: correlations of the read-outs and y_m, first as observed, then resampled."
     M, pairs, heard = len(names), list(combinations(range(len(names)), 2)), C[:, :-1, -1]
@@ -119,7 +119,7 @@ def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"])
             )
     raise ValueError(f"prior: no labels of {M} modalities have rho {rho.tolist()}; lower it")
 
-
+# %% ../nbs/06_posterior.ipynb #a498999e
 def _between(prior: Prior, s: str, t: str, observed: Float[Tensor, " r"], usual: Tensor) -> Tensor | float:
     "S_st: as given, or what the data tell (first as observed, then resampled), held near the usual value."
     if prior.between is not None:
@@ -266,7 +266,7 @@ def posterior_labels(
         {s: like(v) for s, v in made.items()}, weights, found, posterior_gain(P, kappas[0]), P, u, like(given)
     )
 
-
+# %% ../nbs/06_posterior.ipynb #9f3f2113
 def _deviation(u, there):
     return ((u.square() * there).sum(0) / there.sum(0).clamp(min=1)).sqrt().clamp(min=1e-12)
 

@@ -161,7 +161,7 @@ def additive_readouts(
         torch.set_num_threads(threads)
     return torch.stack([part.sum(1) for part in parts], 1)
 
-
+# %% ../nbs/05_readouts.ipynb #cb3dc286
 def checked_labels(y) -> Float[Tensor, " n"]:
     y = _double(y)
     if y.ndim != 1 or len(y) < 20:

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import sims
+from common import ROOT
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
-PAGE = sims.ROOT / "nbs" / "tutorials" / "people.ipynb"
+PAGE = ROOT / "nbs" / "tutorials" / "people.ipynb"
 STORED = json.loads(sims.RESULT.read_text(encoding="utf-8"))
 ROW = {(row["column"], row["reading"]): row for row in STORED["rows"]}
 LABEL = {(row["features"], row["reading"], row["modality"]): row for row in STORED["posterior"]["rows"]}

@@ -250,11 +250,12 @@ def main() -> None:
     key = lambda run: (run["experiment"], run["arm"], run["seed"])
     have = set(map(key, done["runs"]))
     todo = [job for job in order if job not in have and (job[1] in args.arms or job[0] in args.arms)]
-    for at, job, run in runs(one, todo, args.workers):
-        done["runs"] = sorted([*done["runs"], rounded(run)], key=lambda row: order.index(key(row)))
+    for at, job, made in runs(one, todo, args.workers):
+        run = rounded(made)
+        done["runs"] = sorted([*done["runs"], run], key=lambda row: order.index(key(row)))
         store(args.out, done)
-        nats = ", ".join(f"{pair} {reading['shared']:.3f}" for pair, reading in run["pairs"].items())
-        print(f"{at} {', '.join(map(str, job))}: MAE {run['MAE']:.3f}; nats {nats}", flush=True)
+        nats = ", ".join(f"{pair} {reading['shared']}" for pair, reading in run["pairs"].items())
+        print(f"{at} {', '.join(map(str, job))}: MAE {run['MAE']}; nats {nats}", flush=True)
 
 
 if __name__ == "__main__":
