@@ -110,7 +110,8 @@ def read_audio(
         raise bad(path, "", "no such file", "a recording")
     broken = installed("soundfile").SoundFileRuntimeError
     try:
-        x = _by_soundfile(path, longest, notes)
+        with np.errstate(invalid="ignore", over="ignore"):  # samples that aren't numbers are refused below
+            x = _by_soundfile(path, longest, notes)
     except broken:
         x = _by_ffmpeg(path, longest)
     if len(x) < RATE // 10:

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -243,7 +244,9 @@ def load_model(
     config, place = saved_config(folder), pick_device(device)
     try:
         shape = {name: Spec(*spec) for name, spec in config["specs"].items()}
-        model = MultimodalModel(ModelConfig(**config["model"]), shape, pretrained=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element")  # of a layer without width
+            model = MultimodalModel(ModelConfig(**config["model"]), shape, pretrained=False)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except DataError:
         raise

@@ -399,12 +399,10 @@ def clips_from_table(
     lines = _lines(Path(table), columns, notes)
     classes = _classes(lines, task)
     bound = len(classes) - 1.0 if classes else bound or BOUNDS[dataset]
-    ids, split = _ids(lines), _split_of(lines, shares, seed)
+    ids = _ids(lines)
     score = lambda role: _scores(lines, role, bound, centre, classes)
-    labels, rows = (
-        score("label"),
-        {name: torch.tensor([k for k, s in enumerate(split) if s == name]) for name in SPLITS},
-    )
+    labels, split = score("label"), _split_of(lines, shares, seed)
+    rows = {name: torch.tensor([k for k, part in enumerate(split) if part == name]) for name in SPLITS}
     inputs, present, scale = _read_arrays(arrays or {}, lines, clean, notes, rows["train"], standardise)
     unimodal = {role.removeprefix("label_"): score(role) for role in lines.cells if role.startswith("label_")}
     for s in unimodal:

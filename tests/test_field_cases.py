@@ -569,3 +569,76 @@ def test_text_alone_and_no_text_at_all_train(tmp_path):
         run = dmsil.fit(dmsil.load_clips(data), "self_mm", epochs=1, progress=False, device="cpu")
     assert run.clips.modalities == ("audio", "vision") and "text: none in this file" in run.clips.notes
     assert replace(run.clips, notes=()).notes == ()
+
+
+# ---- the cases as they were filed: a dozen clips, the command as a user types it
+
+
+def foreign(low, high, said):
+    def change(split):
+        ids = np.random.default_rng(0).integers(low, high, split["text_bert"][:, 0].shape)
+        ids[:, 0], ids[:, -1] = 101, 102
+        tokens = np.stack([ids, np.ones_like(ids), 0 * ids], 1)
+        return split | {"text_bert": tokens, "raw_text": np.array([said] * len(ids))}
+
+    return change
+
+
+@ENCODER
+@pytest.mark.parametrize("change, options, words", [
+    (foreign(670, 7990, "这部电影很好看"), ("--frozen",), "--text bert-base-chinese"), (foreign(100, 50_000, "it was good"), (), "--text roberta-base"),
+    (lambda s: s, ("--text", "./my_bert"), "no such folder"), (lambda s: s, ("--text", "."), "no config.json")])  # fmt: skip
+def test_a_dozen_clips_reach_the_check_that_matters(tmp_path, monkeypatch, change, options, words):
+    monkeypatch.chdir(tmp_path)
+    data = dumped(tmp_path, n=(12, 4, 6), tokens=True, change=change)
+    end = refused("train", "--data", data, *options, "--epochs", "1", "--out", tmp_path / "o")
+    assert end.returncode == 2 and words in end.stderr and end.stderr.strip().count("\n") <= 1, end.stderr
+
+
+def test_a_dozen_clips_train_with_a_note(tmp_path, capsys):
+    from dmsil.cli import main
+
+    data = dumped(tmp_path, n=(12, 4, 6), change=lambda s: {k: v for k, v in s.items() if k != "raw_text"})
+    main(["train", "--data", str(data), "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "o")])
+    said = capsys.readouterr().out
+    assert "note: unimodal labels: posterior ones need 20 clips, and train has 12" in said and "saved in" in said
+
+
+def test_labels_of_other_kinds_train_from_a_shell(tmp_path, capsys):
+    from dmsil.cli import main
+
+    makes = {
+        "classes": lambda s: {k: v for k, v in s.items() if k != "regression_labels"} | {"classification_labels": (s["regression_labels"] > 0).astype(int)},
+        "mult": lambda s: {k: v for k, v in s.items() if k != "regression_labels"} | {"labels": s["regression_labels"][:, None, None]},
+        "columns": lambda s: s | {"regression_labels": np.eye(2)[np.random.default_rng(0).integers(0, 2, (len(s["id"]), 4))]},
+    }  # fmt: skip
+    for name, make in makes.items():
+        data = dumped(tmp_path, f"{name}.pkl", change=make)
+        line = ["train", "--data", str(data), "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / name)]
+        if name == "columns":
+            assert "name the target, one of 0, 1, 2, 3" in refused(*line).stderr
+            line += ["--target", "3", "--task", "classes"]
+        main(line)
+        assert ("2 classes" in capsys.readouterr().out) == (name != "mult")
+
+
+def test_a_name_for_a_recording(tmp_path, capsys):
+    soundfile or pytest.skip("needs soundfile, of dmsil[recordings]")
+    from dmsil.cli import main
+
+    t = np.arange(160_000) / 16_000
+    soundfile.write(tmp_path / "x.wav", (0.3 * np.sin(900 * t) * (np.sin(5 * t) > 0)).astype(np.float32), 16_000)
+    (tmp_path / "x.srt").write_text(srt())
+    main(
+        [
+            "features",
+            str(tmp_path / "x.wav"),
+            str(tmp_path / "x.srt"),
+            "--no-audio",
+            "--name",
+            "ann",
+            "--out",
+            str(tmp_path / "y.safetensors"),
+        ]
+    )
+    assert rec.load_recording(tmp_path / "y.safetensors").clips.ids[0].startswith("ann_")
