@@ -5,6 +5,7 @@
 alternating: alternating against joint training, three simulations, five seeds. About two minutes of CPU time on one core.
 unseen: a pair of modalities that was never trained on, five seeds. About two minutes.
 collection: what a second modality adds on MIT Interview, planned with half of the people and measured on the others. A few seconds.
+slices: CH-SIMS v2 where people's unimodal labels agree or conflict. A few seconds.
 FOLDER holds mit_interview and sims. A part that is asked for is run anew.
 """
 
@@ -22,6 +23,7 @@ from dmsil.checkpoints import rounded, write_json
 from dmsil.clips import Clips, Split, Vectors, synthetic_clips
 from dmsil.corpora import load_interview
 from dmsil.related.alternating import Alternating, Joint, combined, train, unimodal
+from dmsil.related.slices import agreement, slices
 from dmsil.related.unseen import SumSpace
 from dmsil.synthetic import SyntheticConfig
 
@@ -224,7 +226,53 @@ def collection(folder: Path) -> dict:
     return {"interviews": len(person), "people": int(person.max()) + 1, "rank correlation": rank, "rows": rows}
 
 
-PARTS = {"alternating": alternating, "unseen": unseen, "collection": collection}
+# ---------------------------------------------------------------- slices of CH-SIMS v2
+
+RESAMPLES = 1000
+
+
+def slices_of_sims(folder: Path) -> dict:
+    "Lines through three encoders' predictions, fitted on valid, tested on test, where people's unimodal labels agree or conflict."
+    with (folder / "sims" / "clips.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["mode"] != "train" and all(row[f"pred_{s}"] for s in "tav")]
+    numbers = lambda names, mode: torch.tensor(
+        [[float(r[k]) for k in names] for r in rows if r["mode"] == mode]
+    ).double()
+    names, people = ("pred_t", "pred_a", "pred_v"), ("label_T", "label_A", "label_V")
+    X, y = numbers(names, "valid"), numbers(["label"], "valid")
+    Z, truth = numbers(names, "test"), numbers(["label"], "test")[:, 0]
+    line = lambda k: (
+        torch.cat([Z[:, k], torch.ones(len(Z), 1)], 1)
+        @ torch.linalg.lstsq(torch.cat([X[:, k], torch.ones(len(X), 1)], 1), y).solution
+    )
+    models = {
+        "text": line([0])[:, 0],
+        "audio": line([1])[:, 0],
+        "vision": line([2])[:, 0],
+        "all": line([0, 1, 2])[:, 0],
+    }
+    masks = agreement(dict(zip(("text", "audio", "vision"), numbers(people, "test").T, strict=True)))
+    of = [row["video_id"] for row in rows if row["mode"] == "test"]
+    known = {name: k for k, name in enumerate(dict.fromkeys(of))}
+    video = torch.tensor([known[name] for name in of])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(known), (RESAMPLES, len(known)), generator=generator)
+    weights = torch.stack([torch.bincount(row, minlength=len(known)) for row in drawn]).double()[:, video]
+    gain = {}
+    for part, mask in masks.items():
+        error = {name: (pred - truth).abs()[mask] for name, pred in models.items()}
+        alone = min(("text", "audio", "vision"), key=lambda s: error[s].mean())
+        d, w = error["all"] - error[alone], weights[:, mask]
+        ends = ((w @ d) / w.sum(1)).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+        gain[part] = {"best one": alone, "difference": d.mean().item(), "interval": ends}
+    return {
+        "table": slices(models, truth, masks, "sims"),
+        "videos": len(known),
+        "gain of all over the best one, MAE": gain,
+    }
+
+
+PARTS = {"alternating": alternating, "unseen": unseen, "collection": collection, "slices": slices_of_sims}
 
 
 def main() -> None:
