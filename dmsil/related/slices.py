@@ -111,11 +111,11 @@ def elo(
         R[rows, b] -= move
     return dict(zip(names, R.median(0).values.tolist(), strict=True))
 
-# %% ../../nbs/related/10_slices.ipynb #2fb5acad
+# %% ../../nbs/related/10_slices.ipynb #166adae6
 def bradley_terry(
     fought: list[tuple[str, str, object, float]],  # from `duels`
     draws: float = 0.5,  # ties added to each pair that fought, half a win for each side: finite where one always wins
-    steps: int = 2000,
+    steps: int = 5000,  # at most
 ) -> dict[str, float]:  # ratings with mean 1000, on Elo's scale
     "Bradley–Terry ratings by minorisation–maximisation (Hunter 2004)."
     names = list(dict.fromkeys(name for a, b, *_ in fought for name in (a, b)))
@@ -127,8 +127,10 @@ def bradley_terry(
     W, N = W + draws / 2 * (N > 0), N + draws * (N > 0)
     gamma = torch.ones(len(names), dtype=torch.double)
     for _ in range(steps):
-        gamma = W.sum(1) / (N / (gamma[:, None] + gamma)).sum(1)
+        last, gamma = gamma, W.sum(1) / (N / (gamma[:, None] + gamma)).sum(1)
         gamma = gamma / gamma.log().mean().exp()
+        if (gamma / last - 1).abs().max() < 1e-9:
+            break
     return dict(zip(names, (1000 + 400 / math.log(10) * gamma.log()).tolist(), strict=True))
 
 # %% ../../nbs/related/10_slices.ipynb #e9d12789
