@@ -1,7 +1,9 @@
 "Strategies, bounds, relatedness and ratings of the related systems, against independent restatements."
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -347,3 +349,43 @@ def test_intervals_keep_the_duels_of_a_ground_together():
         assert len(fought) == 18
         counts = {where: sum(d[2] == where for d in fought) for *_, where, _ in fought}
         assert all(count % 3 == 0 for count in counts.values())
+
+
+# ---------------------------------------------------------------- results/strategies.json
+
+FOUND = json.loads((Path(__file__).resolve().parents[1] / "results" / "strategies.json").read_text(encoding="utf-8"))
+
+
+def test_the_tool_makes_the_numbers():
+    import strategies
+
+    stored = next(
+        r for r in FOUND["alternating"] if (r["world"], r["arm"], r["seed"]) == ("own parts", "alternating", 1)
+    )
+    again = strategies.alternating_run("own parts", "alternating", 1)
+    for name, mae in stored["MAE"].items():
+        assert abs(again["MAE"][name] - mae) < 0.03, name
+
+
+def test_planned_gain_is_the_regression_on_two_columns():
+    import strategies
+
+    rng = np.random.default_rng(0)
+    F = rng.normal(size=(500, 2)) @ [[1, 0.4], [0, 1]]
+    y = F @ [0.5, 0.4] + rng.normal(size=500)
+    left = lambda X: (y - y.mean() - X @ np.linalg.lstsq(X, y - y.mean(), rcond=None)[0]).var()
+    X = F - F.mean(0)
+    column = lambda x: torch.tensor(x)[:, None]
+    found = strategies.planned(column(F[:, 0]), column(F[:, 1]), column(y))
+    assert np.isclose(found.item(), math.log(left(X[:, :1]) / left(X)) / 2)
+
+
+def test_the_page_of_slices_says_what_was_found():
+    gain = FOUND["slices"]["gain of all over the best one, MAE"]
+    text = (Path(__file__).resolve().parents[1] / "nbs" / "related" / "10_slices.ipynb").read_text(encoding="utf-8")
+    numbers = lambda part: [-gain[part]["difference"], *(-x for x in reversed(gain[part]["interval"]))]
+    shown = lambda x: f"{x:.3f}".replace("0.", ".").replace("-", "−")
+    for part in ("agree", "conflict"):
+        mean, low, high = map(shown, numbers(part))
+        assert f"by {mean} [{low}, {high}]" in text
+    assert f"{FOUND['slices']['table']['all, conflict']['clips']} clips on which they conflict" in text
