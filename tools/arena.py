@@ -289,6 +289,10 @@ def main() -> None:
         args.out.parent.mkdir(exist_ok=True)
         write_json(args.out, done)
 
+    for name in [None, *MECHANISMS]:
+        if (name or "none") not in done["cost"]:
+            done["cost"][name or "none"] = round(cost(name), 5)
+            save()
     have = {(c["kind"], c["mechanism"], c["weight"]) for c in done["cells"]}
     for kind in ("nonlinear", "linear"):
         if kind not in done["before"]:
@@ -308,10 +312,6 @@ def main() -> None:
             pairs = [round(mean(lambda row, p=p: row["pairs"][p][0]), 2) for p in rows[0]["pairs"]]
             about = f"MAE {mean(lambda row: row['MAE']):.3f} {pairs} {found['cpu_seconds']:.0f} s"
             print(kind, found["mechanism"], weight, about, flush=True)
-    for name in [None, *MECHANISMS]:
-        if (name or "none") not in done["cost"]:
-            done["cost"][name or "none"] = round(cost(name), 5)
-            save()
 
 
 if __name__ == "__main__":
