@@ -466,3 +466,20 @@ def test_every_mechanism_has_a_gradient_in_a_stack():
         aligned = stack.aligned(z, x)
         assert aligned.shape == (2,) and aligned.isfinite().all(), name
         assert torch.autograd.grad(aligned.sum(), z["audio"])[0].abs().max() > 0, name
+
+
+def test_the_results_are_the_tools():
+    "Its settings, ten reported seeds in each cell, every mechanism at every weight on at least one kind of simulation."
+    import json
+
+    import arena
+
+    found = json.loads(arena.RESULT.read_text(encoding="utf-8"))
+    settings = {"clips": list(arena.CLIPS), "epochs": arena.EPOCHS, "grid": list(arena.GRID)}
+    assert {name: found["settings"][name] for name in settings} == settings
+    for cell in found["cells"]:
+        assert {row["seed"] for row in cell["seeds"] if "MAE" in row} == set(arena.REPORTED)
+        assert {row["seed"] for row in cell["seeds"]} == {*arena.REPORTED, *arena.CHOOSING}
+    have = {(c["mechanism"], c["weight"]) for c in found["cells"] if c["kind"] == "nonlinear"}
+    assert have == {("none", 0.0)} | {(name, weight) for name in arena.MECHANISMS for weight in arena.GRID}
+    assert set(found["cost"]) == {"none", *arena.MECHANISMS}
