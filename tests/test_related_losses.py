@@ -10,7 +10,11 @@ from torch import nn
 
 import dmsil
 from dmsil.clips import synthetic_clips
-from dmsil.related.losses import PairLoss, barlow_twins, both, cca, cmd, difference, infonce, vicreg
+from dmsil.related.cross_prediction import AugmentedContrast, CrossPrediction, SentimentContrast, predictability
+from dmsil.related.losses import PairLoss, Together, barlow_twins, both, cca, cmd, difference, infonce, vicreg
+from dmsil.related.relational import Replay, relational
+from dmsil.related.similarity import SimilarityAlignment, UncertaintyWeights, inter_alignment, intra_contrast
+from dmsil.related.teacher import TeacherAlignment
 
 PAIRS = {("text", "audio"): 0.2, ("audio", "vision"): 0.1}
 
@@ -195,6 +199,15 @@ def test_the_same_loss_in_both_ways_is_the_same_run():
     assert by_name.metrics["MAE"] == given.metrics["MAE"] and by_name.metrics["pairs"] == given.metrics["pairs"]
 
 
+def test_together_adds_up():
+    parts = [PairLoss(PAIRS, infonce), PairLoss({("text", "audio"): -1.0}, difference)]
+    z = {"text": A, "audio": B, "vision": normal(3, 40, 5)}
+    terms = Together(*parts)(z)
+    assert terms.total.item() == pytest.approx(sum(part(z).total.item() for part in parts), rel=1e-12)
+    expected = 0.2 * infonce(A, B) - difference(A, B)
+    assert terms.by_pair["text", "audio"].item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_a_number_is_still_the_field_of_the_configuration():
     run = dmsil.fit(small(), alignment=0.5, pairs={("text", "audio"): 1.0}, epochs=1, **SETTINGS)
     assert run.config.alignment == 0.5 and run.metrics["pairs"] == {"text~audio": 0.5}
@@ -213,3 +226,260 @@ def test_what_is_not_a_module_is_refused():
         dmsil.fit(small(), alignment=lambda widths: 3, epochs=1, **SETTINGS)
     with pytest.raises(ValueError, match="two names"):
         PairLoss({"text": 1.0}, infonce)
+
+
+# ---------------------------------------------------------------- relational alignment and replay
+
+
+def hand_relational(a, b):
+    n, total = len(a), 0.0
+    distances = [np.array([[math.dist(x[i], x[j]) for j in range(n)] for i in range(n)]) for x in (a, b)]
+    psi = [d / (d.sum() / (n * (n - 1))) for d in distances]
+    for i in range(n):
+        for j in range(n):
+            h = abs(psi[0][i, j] - psi[1][i, j])
+            total += h * h / 2 if h < 1 else h - 0.5
+    return total / (n * (n - 1))
+
+
+def test_relational_is_its_formula():
+    assert relational(A[:12], WIDE[:12]).item() == pytest.approx(hand_relational(A[:12].numpy(), WIDE[:12].numpy()))
+    a, b = A[:7, :3].clone().requires_grad_(), WIDE[:7, :4].clone().requires_grad_()
+    assert torch.autograd.gradcheck(relational, (a, b))
+
+
+def test_relational_knows_no_place_rotation_or_scale():
+    Q = torch.linalg.qr(normal(5, 5, 5)).Q
+    assert relational(A, B).item() == pytest.approx(relational(2 * A @ Q - 3, B).item(), rel=1e-9)
+    assert relational(A, B @ torch.diag(torch.tensor([9.0, 1, 1, 1, 1], dtype=torch.float64))) > relational(A, B)
+
+
+def test_relational_where_clips_are_equal():
+    same = torch.zeros(6, 3, requires_grad=True)
+    relational(same, normal(4, 6, 2).float()).backward()
+    assert same.grad.isfinite().all()
+
+
+def test_replay_keeps_rows_together():
+    memory = Replay(10, seed=3)
+    assert memory.draw(4) == {}
+    for start in range(0, 90, 30):
+        x = torch.arange(start, start + 30.0)
+        memory.add(x=x[:, None], y=-x)
+    drawn = memory.draw(50)
+    assert torch.equal(drawn["x"][:, 0], -drawn["y"]) and memory.seen == 90
+    assert len(set(memory.kept["y"].tolist())) == 10
+    with pytest.raises(ValueError, match="size of at least 1"):
+        Replay(0)
+
+
+def test_replay_is_fair():
+    held = torch.zeros(40)
+    for seed in range(600):
+        memory = Replay(8, seed)
+        memory.add(i=torch.arange(40))
+        held[memory.kept["i"]] += 1
+    sd = math.sqrt(0.2 * 0.8 / 600)
+    assert (held / 600 - 0.2).abs().max() < 4.5 * sd
+
+
+# ---------------------------------------------------------------- the teacher
+
+
+def teach(clips, seed=0):
+    ids = [*clips.train.ids, *clips.valid.ids]
+    return dict(zip(ids, torch.randn(len(ids), 3, generator=torch.Generator().manual_seed(seed)), strict=True))
+
+
+def test_a_run_with_a_teacher_resumes(tmp_path):
+    clips = small()
+    make = lambda widths: TeacherAlignment({"text": 0.1, "audio": 0.2}, teach(clips), widths)
+    whole = dmsil.fit(clips, alignment=make, epochs=2, **SETTINGS)
+    dmsil.fit(clips, out=tmp_path, alignment=make, epochs=1, **SETTINGS)
+    parts = dmsil.fit(clips, out=tmp_path, resume=True, alignment=make, epochs=2, **SETTINGS)
+    assert whole.metrics == parts.metrics and set(whole.metrics["pairs"]) == {"text~teacher", "audio~teacher"}
+    other = lambda widths: TeacherAlignment({"text": 0.1, "audio": 0.2}, teach(clips, 1), widths)
+    with pytest.raises(dmsil.DataError, match="alignment module"):
+        dmsil.fit(clips, out=tmp_path, resume=True, alignment=other, epochs=3, **SETTINGS)
+
+
+def test_teacher_takes_each_clips_own_vector():
+    table = {f"c{i}": v for i, v in enumerate(normal(6, 40, 3).float())}
+    module = TeacherAlignment({"text": 1.0}, table, {"text": 5})
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    ids = list(table)
+    straight = module({"text": A.float()}, ids=ids).total.item()
+    assert module({"text": A.float()[order]}, ids=[ids[i] for i in order]).total.item() == pytest.approx(straight)
+    assert module({"text": A.float()[order]}, ids=ids).total.item() != pytest.approx(straight)
+    expected = hand_infonce((A.float() @ module.maps["text"].weight.T).detach().numpy(), module.table.numpy(), 0.1)
+    assert straight == pytest.approx(expected, rel=1e-5)
+
+
+# ---------------------------------------------------------------- prediction and contrasts
+
+
+def test_predictability_is_the_best_linear_predictors():
+    from sklearn.linear_model import LinearRegression
+
+    for a, b in ((A, WIDE), (WIDE, A), (A, B)):
+        left = b - torch.from_numpy(LinearRegression().fit(a.numpy(), b.numpy()).predict(a.numpy()))
+        expected = 1 - (left**2).sum() / ((b - b.mean(0)) ** 2).sum()
+        assert predictability(a, b).item() == pytest.approx(expected.item(), rel=1e-9)
+    assert predictability(A, WIDE) != pytest.approx(predictability(WIDE, A).item(), rel=0.01)
+
+
+@pytest.mark.parametrize("hidden", [0, 6])
+def test_prediction_moves_the_side_that_predicts(hidden):
+    module = CrossPrediction({("text", "audio"): 1.0}, {"text": 5, "audio": 7}, hidden).double()
+    a, b = A.clone().requires_grad_(), WIDE.clone().requires_grad_()
+    terms = module({"text": a, "audio": b})
+    terms.total.backward()
+    assert a.grad.abs().max() > 0 and b.grad is None
+    private = module.residual(("text", "audio"), A, WIDE)
+    assert terms.total.item() == pytest.approx(
+        (private.square().sum() / (WIDE - WIDE.mean(0)).square().sum()).item(), rel=1e-9
+    )
+
+
+def test_sentiment_contrast_is_its_formula():
+    y, Z = A[:, 0].numpy(), (B / B.norm(dim=1, keepdim=True)).numpy()
+    losses = []
+    for i in range(40):
+        below = sum(math.exp(Z[i] @ Z[k] / 0.2) for k in range(40) if k != i)
+        alike = [j for j in range(40) if j != i and abs(y[i] - y[j]) < 0.1]
+        if alike:
+            losses.append(np.mean([math.log(below) - Z[i] @ Z[j] / 0.2 for j in alike]))
+    assert 0 < len(losses) < 40
+    module = SentimentContrast({("audio", "audio"): 2.0}, delta=0.1, temperature=0.2)
+    assert module({"audio": B}, A[:, 0]).total.item() == pytest.approx(2 * np.mean(losses), rel=1e-9)
+    none = SentimentContrast({("audio", "audio"): 2.0}, delta=0.0)({"audio": B.clone().requires_grad_()}, A[:, 0])
+    none.total.backward()
+    assert none.total.item() == 0
+
+
+def test_augmentation_only_in_training():
+    module = AugmentedContrast({"text": 1.0}, drop=0.5)
+    torch.manual_seed(0)
+    assert module({"text": A}).total != module({"text": A}).total
+    assert module.eval()({"text": A}).total.item() == pytest.approx(infonce(A, A).item())
+
+
+# ---------------------------------------------------------------- similarities and learned weights
+
+
+def test_icl_and_ial_are_their_formulas():
+    a, b = ((x / x.norm(dim=1, keepdim=True)).numpy() for x in (A, B))
+    total = 0.0
+    for x, y in ((a, b), (b, a)):
+        for i in range(40):
+            below = np.exp(y @ x[i] / 0.3).sum() + sum(np.exp(x[j] @ x[i] / 0.3) for j in range(40) if j != i)
+            total += (np.log(below) - x[i] @ y[i] / 0.3) / 80
+    assert intra_contrast(A, B, 0.3).item() == pytest.approx(total, rel=1e-9)
+    kl = 0.0
+    for i in range(40):
+        p, q = (np.delete(np.exp(x @ x[i] / 0.5), i) for x in (b, a))
+        p, q = p / p.sum(), q / q.sum()
+        kl += (p * np.log(p / q)).sum() / 40
+    assert inter_alignment(A, B, 0.5).item() == pytest.approx(kl, rel=1e-9)
+    joint = B.clone().requires_grad_()
+    inter_alignment(A.clone().requires_grad_(), joint).backward()
+    assert joint.grad is None
+
+
+def test_learned_weights_have_their_closed_form():
+    weights = UncertaintyWeights(2)
+    losses = torch.tensor([0.2, 3.0])
+    with torch.no_grad():
+        weights.s.copy_(losses.log())
+    terms = weights(losses, torch.ones(2))
+    assert torch.allclose(terms, 1 + losses.log())
+    terms.sum().backward()
+    assert weights.s.grad.abs().max() < 1e-6
+
+
+def test_weights_of_what_is_absent_stand_still():
+    clips = small()
+    nobody = torch.zeros(120, dtype=torch.bool)
+    nobody[:2] = True  # fewer than a term needs
+    lacking = replace(clips, train=replace(clips.train, present={"vision": nobody}))
+    made = []
+
+    def make(widths):
+        made.append(SimilarityAlignment(PAIRS | {("text", "vision"): 0.1}))
+        return made[-1]
+
+    dmsil.fit(lacking, alignment=make, epochs=2, weight_decay=0.0, keep="MAE", **SETTINGS)
+    names = [*made[0].weights, *((s, "joint") for s in made[0].names)]
+    moved = {pair for pair, s in zip(names, made[0].balance.s.tolist(), strict=True) if s != 0}
+    assert moved == {pair for pair in names if "vision" not in pair}
+
+
+# ---------------------------------------------------------------- what they see
+
+
+@pytest.mark.parametrize("name", ["barlow", "vicreg", "cmd", "infonce", "difference", "cca", "relational", "icl"])
+def test_who_sees_pairing(name):
+    loss = {"relational": relational, "icl": intra_contrast}.get(name) or CASES[name][0]
+    partner = 0.9 * A + 0.1 * B
+    order = torch.roll(torch.arange(40), 7)
+    seen = abs(loss(A, partner).item() - loss(A, partner[order]).item())
+    assert seen < 1e-12 if name == "cmd" else seen > 1e-3
+
+
+def test_only_cca_keeps_still_under_maps():
+    M = normal(9, 5, 5) + 2 * torch.eye(5, dtype=torch.float64)
+    for name, (loss, _) in CASES.items():
+        moved = abs(loss(A, B @ M).item() - loss(A, B).item())
+        assert moved < 1e-6 if name == "cca" else moved > 1e-3, name
+
+
+# ---------------------------------------------------------------- the arena
+
+
+def test_a_stack_of_models_is_as_many_runs():
+    "Without dropout, two seeds trained together end where one alone does."
+    import arena
+
+    def trained(seeds):
+        stack = arena.Stack("linear", "InfoNCE", seeds, (250, 125, 125))
+        for part in stack.model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        stack.scale = 0.1
+        arena.train(stack, 2)
+        return stack.read("test")
+
+    (y, z), (y_one, z_one) = trained((0, 1)), trained((1,))
+    assert torch.allclose(y["fusion"][1], y_one["fusion"][0], atol=1e-4)
+    assert torch.allclose(z["audio"][1], z_one["audio"][0], atol=1e-4)
+    assert not torch.allclose(y["fusion"][0], y["fusion"][1], atol=0.1)
+
+
+def test_every_mechanism_has_a_gradient_in_a_stack():
+    import arena
+
+    for name in arena.MECHANISMS:
+        stack = arena.Stack("linear", name, (0, 1), (125, 8, 8))
+        stack.scale = 1.0
+        x, shown = stack.data["train"], {s: torch.ones(125, dtype=torch.bool) for s in arena.NAMES}
+        _, z = stack.forward({s: x[s] for s in arena.NAMES}, shown)
+        aligned = stack.aligned(z, x)
+        assert aligned.shape == (2,) and aligned.isfinite().all(), name
+        assert torch.autograd.grad(aligned.sum(), z["audio"])[0].abs().max() > 0, name
+
+
+def test_the_results_are_the_tools():
+    "Its settings, ten reported seeds in each cell, every mechanism at every weight on at least one kind of simulation."
+    import json
+
+    import arena
+
+    found = json.loads(arena.RESULT.read_text(encoding="utf-8"))
+    settings = {"clips": list(arena.CLIPS), "epochs": arena.EPOCHS, "grid": list(arena.GRID)}
+    assert {name: found["settings"][name] for name in settings} == settings
+    for cell in found["cells"]:
+        assert {row["seed"] for row in cell["seeds"] if "MAE" in row} == set(arena.REPORTED)
+        assert {row["seed"] for row in cell["seeds"]} == {*arena.REPORTED, *arena.CHOOSING}
+    have = {(c["mechanism"], c["weight"]) for c in found["cells"] if c["kind"] == "nonlinear"}
+    assert have == {("none", 0.0)} | {(name, weight) for name in arena.MECHANISMS for weight in arena.GRID}
+    assert set(found["cost"]) == {"none", *arena.MECHANISMS}

@@ -71,7 +71,16 @@ class UncertaintyWeights(nn.Module):
         "The terms, which add up to the loss."
         return active * ((-self.s).exp() * losses + self.s)
 
-# %% ../../nbs/related/04_similarity.ipynb #ea47fc89
+# %% ../../nbs/related/04_similarity.ipynb #689ae34d
+def _rows(names: tuple[str, ...], present: dict[str, Tensor], fewest: int) -> slice | Tensor:
+    "The clips that have these modalities; none where they are fewer than `fewest`."
+    masks = [present[s] for s in names if s in present]
+    if not masks:
+        return slice(None)
+    rows = torch.stack(masks).all(0).nonzero()[:, 0]
+    return rows if len(rows) >= fewest else rows[:0]
+
+# %% ../../nbs/related/04_similarity.ipynb #6a34ef40
 class SimilarityAlignment(PairLoss):
     "ICL of each pair and IAL of each modality to the joint embedding, with weights that are learned."
 
@@ -98,29 +107,21 @@ class SimilarityAlignment(PairLoss):
             here[s] = here[s].masked_fill(~mask[:, None], 0.0)
         share = self.view.softmax(0)
         joint = torch.cat([w * normalize(here[s], dim=1) for w, s in zip(share, self.names, strict=True)], 1)
-        found, scale = {}, {pair: weight for pair, weight in self.weights.items()}
+        found, scale = {}, dict(self.weights)
         for a, b in self.weights:
-            rows = self.rows((a, b), present, len(joint))
+            rows = _rows((a, b), present, self.fewest)
             found[a, b] = (
                 intra_contrast(here[a][rows], here[b][rows], self.options["temperatures"][0]),
                 len(here[a][rows]),
             )
         for s in self.names:
-            rows = self.rows((s,), present, len(joint))
+            rows = _rows((s,), present, self.fewest)
             found[s, "joint"] = (
                 inter_alignment(here[s][rows], joint[rows], self.options["temperatures"][1]),
                 len(here[s][rows]),
             )
             scale[s, "joint"] = max(self.weights.values())
         return self.balanced(found, scale)
-
-    def rows(self, names: tuple[str, ...], present: dict[str, Tensor], n: int) -> slice | Tensor:
-        "The clips that have these modalities; none where they are fewer than `fewest`."
-        masks = [present[s] for s in names if s in present]
-        if not masks:
-            return slice(None)
-        rows = torch.stack(masks).all(0).nonzero()[:, 0]
-        return rows if len(rows) >= self.fewest else rows[:0]
 
     def balanced(
         self, found: dict[tuple[str, str], tuple[Tensor, int]], scale: dict[tuple[str, str], float]
