@@ -229,13 +229,16 @@ def _meet_gain(p: Float[Tensor, "*r i j"], q: Float[Tensor, "*r i y"]) -> Tensor
 # %% ../nbs/32_interactions.ipynb #3fa42c9c
 def joint_bounds(
     p: Float[Tensor, "*r i j y"],  # tables; only their three two-way marginals are used
-    sweeps: int = 200,  # of iterative proportional fitting
+    sweeps: int = 5000,  # of iterative proportional fitting, at most
 ) -> tuple[Tensor, Tensor]:  # nats
     "Least and (an upper bound of) most that x_1 and x_2 together can know about y."
     p_12, p_1y, p_2y = p.sum(-1), p.sum(-2), p.sum(-3)
     r = torch.full_like(p, 1 / math.prod(p.shape[-3:]))
     for _ in range(sweeps):
+        last = r
         for dim, margin in ((-1, p_12), (-2, p_1y), (-3, p_2y)):
             r = r * (margin / r.sum(dim).clamp(min=1e-300)).unsqueeze(dim)
+        if (r - last).abs().max() < 1e-12:
+            break
     high = torch.minimum(_mutual(p_1y) + _meet_gain(p_12, p_1y), _mutual(p_2y) + _meet_gain(p_12.mT, p_2y))
     return _mutual(r.flatten(-3, -2)), torch.minimum(high, _entropy(p_1y.sum(-2), -1))

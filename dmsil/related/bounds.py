@@ -70,7 +70,7 @@ def synergy_range(
     "The ends of the synergy that three two-way tables allow, the upper one from inside and from outside."
     p = p.double()
     known = together(p) - discrete_split(p).synergistic.item()  # I_min
-    low, high = (max(0.0, bound.item() - known) for bound in joint_bounds(p, sweeps=5000))
+    low, high = (max(0.0, bound.item() - known) for bound in joint_bounds(p))
     return SynergyRange(low, max(low, together(attained(p, starts)) - known), high)
 
 # %% ../../nbs/related/08_bounds.ipynb #7e1f07c7
