@@ -157,7 +157,7 @@ class ModalAlignment(nn.Module):
         "The measure of a pair, and its weighted term."
         kind = _MEASURES[self.measure]
         if not len(D_a):
-            return D_a.detach().sum(), D_a.sum() + D_b.sum()
+            return D_a.detach().sum() + math.nan, D_a.sum() + D_b.sum()  # too few clips have both
         if not kind.similarity:
             D_a, D_b = _equal_widths(self.projections, pair, D_a, D_b)
         measure = kind.call(D_a, D_b, self.epsilon)
@@ -167,8 +167,8 @@ class ModalAlignment(nn.Module):
     def forward(
         self,
         features: dict[str, Tensor],  # (n, d_s) by modality; those that no pair names are ignored
-        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
         labels: Tensor | None = None,  # not used; accepted so that every alignment has one call
+        present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
     ) -> AlignmentTerms:
         "The terms of a batch."
         present = present or {}

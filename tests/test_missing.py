@@ -177,7 +177,7 @@ def test_alignment_is_that_of_the_rows_kept(measure):
     there = {"text": torch.arange(20) >= 6, "audio": torch.arange(20) < 17}
     align = ModalAlignment({("text", "audio"): 0.3}, measure, whitening=0.2)
     planted = {s: x.masked_fill(~there[s][:, None], torch.nan).requires_grad_() for s, x in h.items()}
-    terms = align(planted, there)
+    terms = align(planted, present=there)
     alone = align({s: x[6:17] for s, x in h.items()})
     assert torch.allclose(terms.by_pair["text", "audio"], alone.by_pair["text", "audio"])
     white = sum(align({"text": h[s][there[s]], "audio": h[s][there[s]]}).whitening / 2 for s in h)
@@ -190,8 +190,8 @@ def test_alignment_is_that_of_the_rows_kept(measure):
 def test_a_pair_of_too_few_rows_is_nothing(rows):
     align = ModalAlignment({("text", "audio"): -0.3, ("text", "vision"): 0.3}, whitening=0.0)
     h = {s: torch.randn(12, 4, requires_grad=True) for s in ("text", "audio", "vision")}
-    terms = align(h, {"audio": torch.arange(12) < rows})
-    assert terms.by_pair["text", "audio"] == 0 and terms.measures["text", "audio"] == 0
+    terms = align(h, present={"audio": torch.arange(12) < rows})
+    assert terms.by_pair["text", "audio"] == 0 and terms.measures["text", "audio"].isnan()
     terms.total.backward()
     assert (h["audio"].grad == 0).all() and h["vision"].grad.any() and h["text"].grad.isfinite().all()
 
