@@ -182,7 +182,7 @@ def test_named_losses_and_prototypes():
     losses, z, y = model.losses(clips.train), model(clips.train), clips.train.labels
     assert set(losses) == {"label", "prototypes", "pseudo"}
     bins = np.digitize(y.numpy(), edges.numpy(), right=True)
-    own = model.prototypes.detach().numpy()[bins]
+    own = model.centres.detach().numpy()[bins]
     assert np.isclose(losses["prototypes"].item(), ((z.detach().numpy() - own) ** 2).mean(), atol=1e-5)
 
 

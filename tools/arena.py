@@ -1,4 +1,4 @@
-"""Every mechanism of the wing on one simulation whose shared information is known, into results/arena.json; goes on where it stopped.
+"""Every loss of nbs/related on one simulation whose shared information is known, into results/arena.json; goes on where it stopped.
 
     python tools/arena.py
 
