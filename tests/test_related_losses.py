@@ -206,6 +206,7 @@ def test_together_adds_up():
     assert terms.total.item() == pytest.approx(sum(part(z).total.item() for part in parts), rel=1e-12)
     expected = 0.2 * infonce(A, B) - difference(A, B)
     assert terms.by_pair["text", "audio"].item() == pytest.approx(expected.item(), rel=1e-12)
+    assert Together(*parts).weights == PAIRS | {("text", "audio"): PAIRS["text", "audio"] - 1.0}
 
 
 def test_a_number_is_still_the_field_of_the_configuration():
@@ -483,3 +484,18 @@ def test_the_results_are_the_tools():
     have = {(c["mechanism"], c["weight"]) for c in found["cells"] if c["kind"] == "nonlinear"}
     assert have == {("none", 0.0)} | {(name, weight) for name in arena.MECHANISMS for weight in arena.GRID}
     assert set(found["cost"]) == {"none", *arena.MECHANISMS}
+
+
+def test_cells_of_other_settings_are_not_added_to(tmp_path):
+    import arena
+    import common
+
+    path = tmp_path / "arena.json"
+    begun = arena.begun(path, 2)
+    assert begun["cells"] == [] and begun["settings"] == arena.settings(2)
+    common.store(path, begun | {"cells": [{"kind": "linear"}], "machine": "another"})
+    again = arena.begun(path, 2)
+    assert again["cells"] == [{"kind": "linear"}] and again["machine"] == "another"
+    with pytest.raises(SystemExit, match="made with epochs 2, not 6"):
+        arena.begun(path, 6)
+    assert arena.begun(arena.RESULT, arena.EPOCHS)["settings"] == arena.settings(arena.EPOCHS)

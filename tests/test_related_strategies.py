@@ -94,6 +94,17 @@ def test_combined_is_bayes_rule_of_independent_experts():
         assert np.allclose(found, (weight * mu).sum(0) / weight.sum(0))
 
 
+def test_projection_stays_positive_in_float32():
+    g = torch.Generator().manual_seed(0)
+    projection, x = Projection(17), torch.randn(4000, 3, generator=g)
+    mix = torch.randn(3, 16, generator=g)
+    R = torch.cat([4 * x @ mix + 0.01 * torch.randn(4000, 16, generator=g), torch.ones(4000, 1)], 1)
+    for rows in R.split(100):
+        projection.meet(rows)
+    assert torch.linalg.eigvalsh(projection.P).min() > 0
+    assert projection(R[:5]).dtype == torch.float32 and projection(R).norm() < 0.01 * R.norm()
+
+
 def test_what_is_missing_has_no_say():
     mu, v = torch.tensor([[1.0, 1.0], [5.0, 5.0]]), torch.tensor([[0.5, math.inf], [math.inf, math.inf]])
     for how in ("entropy", "precision", "experts"):
@@ -171,9 +182,33 @@ def test_named_losses_and_prototypes():
     losses, z, y = model.losses(clips.train), model(clips.train), clips.train.labels
     assert set(losses) == {"label", "prototypes", "pseudo"}
     bins = np.digitize(y.numpy(), edges.numpy(), right=True)
-    own = model.prototypes.detach().numpy()[bins]
+    own = model.centres.detach().numpy()[bins]
     assert np.isclose(losses["prototypes"].item(), ((z.detach().numpy() - own) ** 2).mean(), atol=1e-5)
-    assert "experts" not in dict(model.named_children())
+
+
+def test_experts_move_along_and_are_not_trained():
+    clips, widths = made()
+    experts = {s: SumSpace({s: w}) for s, w in widths.items()}
+    model = SumSpace(widths, pseudo=1.0, experts=experts)
+    before = {name: p.clone() for name, p in model.experts.named_parameters()}
+    train(model, clips.train, epochs=2)
+    assert before and all(torch.equal(p, before[name]) for name, p in model.experts.named_parameters())
+    assert {p.dtype for p in model.double().experts.parameters()} == {torch.float64}
+    with pytest.raises(ValueError, match="pseudo=0.5 needs experts"):
+        SumSpace(widths, pseudo=0.5)
+
+
+def test_a_missing_row_may_be_nan():
+    clips, widths = made()
+    experts = {s: SumSpace({s: w}) for s, w in widths.items()}
+    model = SumSpace(widths, pseudo=1.0, experts=experts)
+    here = torch.arange(60) < 30
+    broken = clips.train.inputs["text"].values.clone()
+    broken[30:] = math.nan
+    split = replace(clips.train, present={"text": here})
+    worse = replace(split, inputs={**split.inputs, "text": replace(split.inputs["text"], values=broken)})
+    assert torch.equal(model(worse), model(split))
+    assert torch.equal(pseudo_labels(experts, worse), pseudo_labels(experts, split))
 
 
 # ---------------------------------------------------------------- bounds
@@ -214,6 +249,17 @@ def test_forecast_is_the_gaussian_formula():
     assert np.allclose(found[:3], [nats([0, 1]), nats([2, 3]), nats([0, 1, 2, 3])], atol=0.05)
     assert np.isclose(found.gain, found.together - found.alone)
     assert np.allclose(found.error, [math.sqrt(2 / math.pi * left(k)) for k in ([0, 1], [0, 1, 2, 3])], atol=0.05)
+
+
+def test_forecast_refuses_what_does_not_fit_and_knows_when_it_fails():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=g), torch.randn(40, generator=g)
+    with pytest.raises(ValueError, match="as many clips and columns"):
+        forecast((x, y), (x, y), (x, x[:, :2]))
+    with pytest.raises(ValueError, match="as many clips and columns"):
+        forecast((x, y[:39]), (x, y), (x, x))
+    failed = forecast((x, x[:, 0]), (x, y), (x / 4, x))
+    assert math.isnan(failed.alone) and math.isnan(failed.gain) and math.isnan(failed.error[0])
 
 
 def test_forecast_subtracts_the_noise_of_few_clips():

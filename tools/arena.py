@@ -1,4 +1,4 @@
-"""Every mechanism of the wing on one simulation whose shared information is known, into results/arena.json; goes on where it stopped.
+"""Every loss of nbs/related on one simulation whose shared information is known, into results/arena.json; goes on where it stopped.
 
     python tools/arena.py
 
@@ -6,19 +6,15 @@ The network of the preset dmsil_kappa, its unimodal labels copied. A cell is a m
 of all seeds are trained together, as one stack, each with clips, weights and dropout of its own.
 """
 
-import argparse
-import json
-import os
-import platform
 from itertools import combinations
-from pathlib import Path
 from time import process_time
 
 import torch
+from common import RESULTS, machine, parser, store, stored
 from torch.func import functional_call, stack_module_state, vmap
 
 import dmsil
-from dmsil.checkpoints import write_json
+from dmsil.checkpoints import rounded
 from dmsil.clips import Vectors
 from dmsil.covariance import coral, kappa
 from dmsil.estimates import Groups, estimate, interval, standard, white
@@ -31,7 +27,7 @@ from dmsil.related.similarity import SimilarityAlignment
 from dmsil.related.teacher import TeacherAlignment
 from dmsil.synthetic import Simulation, SyntheticConfig
 
-RESULT = Path(__file__).resolve().parents[1] / "results" / "arena.json"
+RESULT = RESULTS / "arena.json"
 NAMES = ("text", "audio", "vision")
 PAIRS = tuple(combinations(NAMES, 2))
 CLIPS, EPOCHS, BATCH, RATE, DECAY, HIDDEN = (1250, 500, 1250), 6, 125, 3e-3, 0.1, 0.2
@@ -233,14 +229,6 @@ def truth() -> dict:
     }
 
 
-def rounded(x):
-    if isinstance(x, dict):
-        return {k: rounded(v) for k, v in x.items()}
-    if isinstance(x, list):
-        return [rounded(v) for v in x]
-    return round(x, 5) if isinstance(x, float) else x
-
-
 def cell(kind: str, mechanism: str | None, weight: float, epochs: int, reference=None) -> tuple[dict, tuple]:
     "One cell of the table, and the features of the first training clips."
     stack = Stack(kind, mechanism, (*REPORTED, *CHOOSING), CLIPS)
@@ -263,31 +251,31 @@ def before(kind: str) -> list[dict]:
     return [{"seed": seed, "pairs": shared(z, i)} for i, seed in enumerate(REPORTED)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    done = (
-        json.loads(args.out.read_text(encoding="utf-8"))
-        if args.out.exists()
-        else {"before": {}, "cost": {}, "cells": []}
-    )
-    done["machine"] = f"{os.cpu_count()} {platform.machine()} cores, 1 thread, torch {torch.__version__.split('+')[0]}"
-    done["settings"] = {
-        "clips": CLIPS,
-        "epochs": args.epochs,
-        "batch": BATCH,
-        "rate": RATE,
-        "hidden": HIDDEN,
-        "grid": GRID,
-    }
-    done["truth"] = rounded(truth())
+def settings(epochs: int) -> dict:
+    "What all cells of a file have in common."
+    return {
+        "clips": list(CLIPS), "epochs": epochs, "batch": BATCH, "rate": RATE, "hidden": HIDDEN, "grid": list(GRID)
+    }  # fmt: skip
 
-    def save():
-        args.out.parent.mkdir(exist_ok=True)
-        write_json(args.out, done)
+
+def begun(path, epochs: int) -> dict:
+    "The file so far; it stops where other settings made it."
+    made = {"settings": settings(epochs), "machine": machine("1 thread")}
+    done = stored(path, before={}, cost={}, cells=[], **made)
+    for name, value in made["settings"].items():
+        if (old := done["settings"].get(name)) != value:
+            raise SystemExit(f"{path}: cells were made with {name} {old}, not {value}; another --out starts a new file")
+    return done
+
+
+def main() -> None:
+    options = parser(__doc__, RESULT)
+    options.add_argument("--epochs", type=int, default=EPOCHS)
+    args = options.parse_args()
+    torch.set_num_threads(1)
+    done = begun(args.out, args.epochs)
+    done.setdefault("truth", truth())
+    save = lambda: store(args.out, done)
 
     for name in [None, *MECHANISMS]:
         if (name or "none") not in done["cost"]:

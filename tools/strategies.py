@@ -1,6 +1,6 @@
 """Training strategies and measures of the related systems, over seeds, into results/strategies.json.
 
-    python tools/strategies.py [alternating] [unseen] [collection] [slices] [--data FOLDER]
+    python tools/strategies.py [alternating] [unseen] [collection] [slices] [--data FOLDER] [--out FILE]
 
 alternating: alternating against joint training, three simulations, five seeds. About two minutes of CPU time on one core.
 unseen: a pair of modalities that was never trained on, five seeds. About two minutes.
@@ -9,17 +9,15 @@ slices: CH-SIMS v2 where people's unimodal labels agree or conflict. A few secon
 FOLDER holds mit_interview and sims. A part that is asked for is run anew.
 """
 
-import argparse
 import csv
-import json
 from dataclasses import replace
 from itertools import combinations, permutations
 from pathlib import Path
 
 import torch
+from common import RESULTS, parser, store, stored
 from scipy.stats import spearmanr
 
-from dmsil.checkpoints import rounded, write_json
 from dmsil.clips import Clips, Split, Vectors, synthetic_clips
 from dmsil.corpora import load_interview
 from dmsil.related.alternating import Alternating, Joint, combined, train, unimodal
@@ -27,8 +25,7 @@ from dmsil.related.slices import agreement, slices
 from dmsil.related.unseen import SumSpace
 from dmsil.synthetic import SyntheticConfig
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "strategies.json"
+RESULT = RESULTS / "strategies.json"
 SEEDS = range(1, 6)
 
 
@@ -85,14 +82,14 @@ def alternating(folder: Path) -> list[dict]:
 # ---------------------------------------------------------------- an unseen pair
 
 PAIRS = (("text", "audio"), ("text", "vision"))
-UNSEEN = {
-    "sum of tokens": {"spread": False},
-    "sum of grids": {},
-    "sum of grids, hidden layer": {"head": "hidden"},
-    "sum of grids, prototypes": {"prototypes": 0.1},
-    "sum of grids, pseudo-labels": {"pseudo": 1.0},
-    "all of it": {"head": "hidden", "prototypes": 0.1, "pseudo": 1.0},
-    "sum of grids, seen": {},
+UNSEEN = {  # the pairs trained on, options
+    "sum of tokens": ("two", {"spread": False}),
+    "sum of grids": ("two", {}),
+    "sum of grids, hidden layer": ("two", {"head": "hidden"}),
+    "sum of grids, prototypes": ("two", {"prototypes": 0.1}),
+    "sum of grids, pseudo-labels": ("two", {"pseudo": 1.0}),
+    "all of it": ("two", {"head": "hidden", "prototypes": 0.1, "pseudo": 1.0}),
+    "sum of grids, seen": ("three", {}),
 }
 
 
@@ -137,10 +134,10 @@ def unseen_runs(seed: int, epochs: int = 15) -> list[dict]:
 
     found = [{"arm": f"late fusion, {name}", "seed": seed, "MAE": errors(late(how), clips, subsets)}
              for name, how in (("averaged", "precision"), ("experts", "experts"))]  # fmt: skip
-    for arm, options in UNSEEN.items():
+    for arm, (pairs, options) in UNSEEN.items():
         torch.manual_seed(seed)
         model = SumSpace(widths, edges=edges, experts=experts, **options)
-        train(model, three if "seen" in arm else two, epochs, 100, seed)
+        train(model, {"two": two, "three": three}[pairs], epochs, 100, seed)
         found.append({"arm": arm, "seed": seed, "MAE": errors(model.predict, clips, subsets)})
     return found
 
@@ -276,14 +273,13 @@ PARTS = {"alternating": alternating, "unseen": unseen, "collection": collection,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    given = parser.parse_args()
+    options = parser(__doc__, RESULT)
+    options.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    options.add_argument("--data", type=Path, default=Path("data"))
+    given = options.parse_args()
     torch.set_num_threads(1)
     for part in given.parts:
-        found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-        write_json(RESULT, found | {part: rounded(PARTS[part](given.data))})
+        store(given.out, stored(given.out) | {part: PARTS[part](given.data)})
 
 
 if __name__ == "__main__":

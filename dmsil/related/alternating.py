@@ -47,10 +47,11 @@ class Projection(nn.Module):
         if not alpha > 0:
             raise ValueError(f"alpha needs to be above 0, got {alpha}")
         self.alpha = alpha
-        self.register_buffer("P", torch.eye(width))
+        self.register_buffer("P", torch.eye(width, dtype=torch.float64))  # in float32 small eigenvalues turn negative
 
     def meet(self, R: Float[Tensor, "k d"]) -> None:
         "Take k features into account."
+        R = R.to(self.P)
         K = self.P @ R.T
         self.P -= K @ torch.linalg.solve(self.alpha * torch.eye(len(R)).to(R) + R @ K, K.T)
 
@@ -59,7 +60,7 @@ class Projection(nn.Module):
         G: Float[Tensor, "o d"],  # gradient of the head
     ) -> Float[Tensor, "o d"]:
         "What is left of the gradient where no feature has been."
-        return G @ self.P
+        return G @ self.P.to(G)
 
 # %% ../../nbs/related/06_alternating.ipynb #262cc8ae
 class Alternating(nn.Module):

@@ -94,8 +94,11 @@ def forecast(
     pairs: tuple[Float[Tensor, "k p"], Float[Tensor, "k q"]],  # clips of both, without labels
     ridge: float = 1e-3,  # of the mean variance of a column, added to each
 ) -> Forecast:
-    "From three samples of which none has both modalities and a label."
+    "From three samples of which none has both modalities and a label; nan where an estimated R² is 1 or more."
     (x_1, y_1), (x_2, y_2), (a, b) = [(u.double(), v.double()) for u, v in (first, second, pairs)]
+    fits = [(len(x_1), len(x_2), len(a)), (x_1.shape[1], x_2.shape[1])]
+    if (got := [(len(y_1), len(y_2), len(b)), (a.shape[1], b.shape[1])]) != fits:
+        raise ValueError(f"labels and pairs need as many clips and columns as the features, {fits}, got {got}")
     var = torch.cat([y_1 - y_1.mean(), y_2 - y_2.mean()]).square().mean().item()
     c = torch.cat([_covariance(x_1, y_1[:, None]), _covariance(x_2, y_2[:, None])])[:, 0]
     ab, p = torch.cat([a, b], 1), x_1.shape[1]
@@ -110,10 +113,11 @@ def forecast(
         for part, n in ((rows[rows < p], len(y_1)), (rows[rows >= p], len(y_2))):
             at = torch.isin(rows, part)
             noise += ((var * C[part][:, part] + torch.outer(c[part], c[part])) * A[at][:, at]).sum().item() / n
-        return min(max((c[rows] @ A @ c[rows]).item() - noise, 0.0) / var, 1 - 1e-6)
+        share = max((c[rows] @ A @ c[rows]).item() - noise, 0.0) / var
+        return share if share < 1 else math.nan
 
     shares = [known(rows) for rows in (every[:p], every[p:], every)]
-    shares[2] = max(shares)
+    shares[2] = math.nan if any(map(math.isnan, shares)) else max(shares)
     nats = [-math.log1p(-share) / 2 for share in shares]
     error = lambda share: math.sqrt(2 / math.pi * var * (1 - share))
     return Forecast(*nats, nats[2] - nats[0], (error(shares[0]), error(shares[2])))

@@ -21,7 +21,7 @@ from ..covariance import centred, rho2
 def both(
     features: dict[str, Float[Tensor, "n d_s"]],  # by modality
     pair: tuple[str, ...],  # the modalities that are asked for
-    labels: Float[Tensor, " n"] | None = None,  # y_m, where there are labels
+    labels: Float[Tensor, " n"] | None = None,  # label of the whole clip (y_m), where there are labels
     present: dict[str, Tensor] | None = None,  # (n,) booleans: which clips have a modality; one not named: all
 ) -> list[Tensor | None]:  # the features in the order of the pair, then the labels
     "Features and labels of the clips that have all modalities of a pair."
@@ -62,7 +62,7 @@ class PairLoss(nn.Module):
     def forward(
         self,
         features: dict[str, Float[Tensor, "n d_s"]],  # by modality; those that no pair names are ignored
-        labels: Float[Tensor, " n"] | None = None,  # y_m, for the losses that read it
+        labels: Float[Tensor, " n"] | None = None,  # label of the whole clip, for the losses that read it
         present: dict[str, Tensor] | None = None,  # which clips have a modality; one not named: all
     ) -> AlignmentTerms:
         "The terms of a batch."
@@ -186,12 +186,14 @@ class Together(nn.Module):
     ):
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.weights = {pair: weight for part in parts for pair, weight in part.weights.items()}
+        self.weights = {}
+        for pair, weight in (item for part in parts for item in part.weights.items()):
+            self.weights[pair] = self.weights.get(pair, 0.0) + weight
 
     def forward(
         self,
         features: dict[str, Float[Tensor, "n d_s"]],  # by modality
-        labels: Float[Tensor, " n"] | None = None,  # y_m
+        labels: Float[Tensor, " n"] | None = None,  # label of the whole clip
         present: dict[str, Tensor] | None = None,  # which clips have a modality; one not named: all
     ) -> AlignmentTerms:
         "The terms of a batch."

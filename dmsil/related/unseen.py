@@ -27,11 +27,13 @@ class SumSpace(nn.Module):
         prototypes: float = 0.0,  # weight of the distance to the prototype of the label's bin
         edges: Float[Tensor, " b"] | None = None,  # between the bins
         pseudo: float = 0.0,  # weight of the second head's loss
-        experts: nn.ModuleDict | None = None,  # frozen unimodal models, for pseudo-labels
+        experts: dict[str, nn.Module] | None = None,  # frozen unimodal models, for pseudo-labels
         hidden: int = 64,  # units
         lr: float = 2e-3,  # of Adam
     ):
         super().__init__()
+        if pseudo and not experts:
+            raise ValueError(f"pseudo={pseudo} needs experts, a unimodal model for each modality, got {experts}")
         (T, K, d), self.spread, self.shape = grid, spread, grid
         out = T * (d + K) if spread else K * d
         mlp = lambda n, m: nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, m))
@@ -39,11 +41,12 @@ class SumSpace(nn.Module):
         self.head = nn.Linear(K * d, 1) if head == "linear" else mlp(K * d, 1)
         self.second = nn.Linear(K * d, 1)
         self.register_buffer("edges", torch.empty(0) if edges is None else edges)
-        self.prototypes = nn.Parameter(torch.randn(len(self.edges) + 1, K * d) / (K * d) ** 0.5)
-        self.weights, self.experts = {"prototypes": prototypes, "pseudo": pseudo}, [experts]  # not trained along
-        self.optimizer = torch.optim.Adam(self.parameters(), lr)
+        self.centres = nn.Parameter(torch.randn(len(self.edges) + 1, K * d) / (K * d) ** 0.5)
+        self.weights = {"prototypes": prototypes, "pseudo": pseudo}
+        self.optimizer = torch.optim.Adam(self.parameters(), lr)  # not of the experts, which come after
+        self.experts = nn.ModuleDict(experts or {})
 
-    def grid(self, s: str, x: Float[Tensor, "n c"]) -> Float[Tensor, "n k"]:
+    def slots(self, s: str, x: Float[Tensor, "n c"]) -> Float[Tensor, "n K·d"]:
         "A modality in the common space."
         (T, K, d), h = self.shape, self.encoders[s](x)
         if not self.spread:
@@ -51,19 +54,19 @@ class SumSpace(nn.Module):
         tokens, places = h.view(len(h), T, d + K).split((d, K), 2)
         return (places.softmax(2).mT @ tokens).flatten(1)
 
-    def forward(self, clips: Split) -> Float[Tensor, "n k"]:
+    def forward(self, clips: Split) -> Float[Tensor, "n K·d"]:
         "The sum over what each clip has."
-        there = lambda s, g: g * clips.present[s].to(g)[:, None] if s in clips.present else g
-        return sum(there(s, self.grid(s, x.values)) for s, x in clips.inputs.items())
+        there = lambda s, g: g.where(clips.present[s].to(g.device)[:, None], 0) if s in clips.present else g
+        return sum(there(s, self.slots(s, x.values)) for s, x in clips.inputs.items())
 
     def losses(self, batch: Split) -> dict[str, Tensor]:
         "Label, prototypes and pseudo-labels, each a mean over clips."
         z, y = self(batch), batch.labels
         found = {"label": (self.head(z)[:, 0] - y).square().mean()}
         if self.weights["prototypes"]:
-            found["prototypes"] = (z - self.prototypes[torch.bucketize(y, self.edges)]).square().mean()
+            found["prototypes"] = (z - self.centres[torch.bucketize(y, self.edges)]).square().mean()
         if self.weights["pseudo"]:
-            found["pseudo"] = (self.second(z)[:, 0] - pseudo_labels(self.experts[0], batch)).square().mean()
+            found["pseudo"] = (self.second(z)[:, 0] - pseudo_labels(self.experts, batch)).square().mean()
         return found
 
     def step(self, batch: Split) -> dict[str, float]:  # losses by name
@@ -91,4 +94,4 @@ def pseudo_labels(
             said.append(expert.predict(Split(clips.ids, {s: clips.inputs[s]}, clips.labels)))
             there.append(clips.present.get(s, torch.ones(len(clips), dtype=torch.bool)).to(said[-1]))
     said, there = torch.stack(said), torch.stack(there)
-    return (said * there).sum(0) / there.sum(0).clamp(min=1)
+    return said.where(there > 0, 0).sum(0) / there.sum(0).clamp(min=1)
