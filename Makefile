@@ -1,5 +1,5 @@
-# make train   set up, then train on the simulated clips (about two minutes)
-# make test    set up, then run every notebook and every test, in two processes; the last table says what could not be run here
+# make train   set up, then train on the simulated clips (a minute after set-up)
+# make test    set up, then run every notebook and every fast test, in two processes; the last table says what could not be run here
 # make lab     set up, then open the notebooks in JupyterLab
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PRESET ?= dmsil_kappa
 OUT ?= runs/$(DATA)-$(PRESET)-$(shell date +%Y%m%d-%H%M%S)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test test-slow lab real bench gpu docs browser soak fuzz notebooks readme pages clean
+.PHONY: train test test-slow lab real bench gpu docs browser soak fuzz notebooks pages clean
 .DEFAULT_GOAL := train
 
 # The environment is made once for each change of what it is made from.

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -112,16 +112,6 @@ class Evaluate:
         print(json.dumps(evaluate(model, getattr(clips, self.split), dataset, classes=clips.classes), indent=2))
 
 # %% ../nbs/39_cli.ipynb #74a2c7c2
-def _complete(split: Split) -> Split:
-    "The clips that have every modality: a verdict is about what they have in common."
-    whole = split.complete()
-    if len(whole) < len(split):
-        print(
-            f"note: {len(split) - len(whole)} of {len(split)} clips lack a modality and are left out", file=sys.stderr
-        )
-    return whole
-
-
 def _is_run(what: str) -> bool:
     "A run's folder, or clips: recordings that features made, MIT Interview."
     own, folder = {"model.safetensors", "state.safetensors"}, Path(what)
@@ -132,7 +122,7 @@ def _is_run(what: str) -> bool:
 def _of_run(folder: str, data: str, split: str, source: Source) -> tuple[dict, dict, Split, torch.Tensor | None]:
     "Features of a saved run, those of its first step, the clips, and their labels if they are numbers."
     model, about, clips = _saved(folder, data, source)
-    part = _complete(getattr(clips, split or "test"))
+    part = getattr(clips, split or "test")
     first = initial_model(model.config, {s: Spec(*spec) for s, spec in about["specs"].items()}, about["train"]["seed"])
     return predict(model, part)[1], predict(first, part)[1], part, None if clips.classes else part.labels
 
@@ -140,7 +130,6 @@ def _of_run(folder: str, data: str, split: str, source: Source) -> tuple[dict, d
 def _of_inputs(data: str, split: str, source: Source) -> tuple[dict, torch.Tensor | None, tuple[str, ...]]:
     "Inputs of clips as one vector each, their labels (if they are numbers) and ids."
     clips = prepare(open_source(data, source), ModelConfig(frozen=True))
-    clips = replace(clips, **{name: _complete(part) for name, part in clips.splits.items()})
     names = [split] if split else ["train", "valid", "test"]
     parts, vectors = [getattr(clips, name) for name in names], [input_features(clips, name) for name in names]
     return (
@@ -314,10 +303,18 @@ class Predict:
 
     def rows(self) -> list[dict]:
         "A row a clip."
-        if Path(self.recording).suffix != ".safetensors" and (
-            Path(self.recording).exists() or self.recording in ("mosi", "synthetic")
-        ):
+        if Path(self.recording).suffix.lower() != ".safetensors":
             return predict_source(self.run_folder, self.recording, self.source, self.device)
+        for option, value in asdict(self.source).items():
+            if value:
+                found = (
+                    f"--{option}"
+                    if value is True
+                    else f"--{option} {few(value) if isinstance(value, tuple) else value}"
+                )
+                raise DataError.at(
+                    Path(self.recording).name, "", "", found, f"no {option}: a recording is read as it is"
+                )
         recording = load_recording(self.recording)
         found = predict_clips(self.run_folder, recording.clips, self.device, recording.name, recording.columns)
         return recording.timed(found)
@@ -400,7 +397,10 @@ def parsed(
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                commands, prog="dmsil", args=argv, description="Shared and private information between modalities."
+                commands,
+                prog="dmsil",
+                args=argv,
+                description="Shared and private information between modalities. DMSIL_TRACEBACK=1 shows where an error arose.",
             )
     finally:
         sys.stderr.write(re.sub(r"__tyro[\w-]*__\.", "", said.getvalue()))
@@ -432,10 +432,13 @@ def main(
             warnings.showwarning = _aloud(warnings.showwarning)
             parsed(commands, argv).run()
     except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("DMSIL_TRACEBACK"):
+            raise
         print(f"dmsil: {as_options(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("dmsil: stopped; the same command goes on (train: with --resume)", file=sys.stderr)
+        on = {"train": "; the same command with --resume goes on", "grid": "; the same command goes on"}
+        print(f"dmsil: stopped{on.get(next(iter(argv), ''), '')}", file=sys.stderr)
         sys.exit(130)
 
 # %% ../nbs/39_cli.ipynb #5e5d1811

@@ -92,7 +92,7 @@ class Face(NamedTuple):
 
     x: float  # pixels from the left to the head's origin
     y: float  # pixels from the top
-    scale: float  # κ, pixels in a centimetre of an average head
+    scale: float  # q, pixels in a centimetre of an average head
     angles: tuple[float, float, float] = (0.0, 0.0, 0.0)
     shapes: Float[np.ndarray, " 52"] = np.zeros(0)
 

@@ -50,7 +50,7 @@ def predict(
 ) -> tuple[
     dict[str, Tensor], dict[str, Tensor]
 ]:  # predictions, what the alignment acts on: by name, in the order of the split
-    "Predictions and aligned features (P21's) of every clip; those of a modality that is missing are NaN."
+    "Predictions and aligned features of every clip, (n,) (of classes (n, K)) and (n, d_s) per modality, CPU, float32; NaN rows where missing."
     present = split.present | {s: torch.zeros(len(split), dtype=torch.bool) for s in hidden}
     training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -69,7 +69,7 @@ def predict(
 def evaluate(
     model: MultimodalModel,  # a trained model
     split: Split,  # on its device
-    dataset: str = "mosi",  # convention of the metrics: "mosi" or "sims"
+    dataset: str = "mosi",  # convention of the metrics: "mosi", "mosei", "sims" or "simsv2"
     precision: str = "float32",  # or "bfloat16"
     ranks: Ranks = Ranks(),  # processes that share the work; all must call
     classes: tuple[str, ...] = (),  # names of the classes, where labels are classes
@@ -81,10 +81,14 @@ def evaluate(
 def scores(
     y_hat: dict[str, Tensor],  # predictions by name, from `predict`
     split: Split,  # the clips
-    dataset: str,  # convention of the metrics: "mosi" or "sims"
+    dataset: str,  # convention of the metrics: "mosi", "mosei", "sims" or "simsv2"
     classes: tuple[str, ...] = (),  # names of the classes, where labels are classes
 ) -> dict[str, Any]:  # as `evaluate`
     "The metrics of predictions that were made."
+    width = y_hat["fusion"].shape[1] if y_hat["fusion"].ndim > 1 else 0
+    if width != len(classes):
+        kinds = f"logits of {width} classes" if width else "numbers"
+        raise ValueError(f"classes needs the names of what the model predicts, {kinds}; got {few(classes)}")
     truth = {name: split.unimodal.get(name, split.labels).cpu() for name in y_hat if name != "fusion"}
     rows = {name: split.rows_with(name) for name in truth}
     far = lambda y_s, y: (y_s.argmax(1) == y).float() if classes else (y_s - y).abs()

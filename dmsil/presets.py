@@ -21,7 +21,7 @@ class TrainConfig:
     preset: str = "dmsil"  # the preset it came from; a name for the record
     seed: int = 1111  # of weights, order of clips and dropout
     epochs: int = 30  # at most
-    patience: int = 5  # epochs without a better validation MAE before it stops
+    patience: int = 5  # epochs without a better validation score (see keep) before it stops
     batch_size: int = 32  # clips in a batch, which has its own covariances
     accumulate: int = 1  # batches per step of the optimiser
     together: bool = True  # accumulated batches in one forward pass: faster; False: one after the other, in less memory
@@ -35,7 +35,7 @@ class TrainConfig:
     pairs: tuple[tuple[str, str, float], ...] = ()  # (modality, modality, weight): + shares, − makes private
     whitening: float = 0.0  # weight γ_r of ‖C_s − I‖²
     alignment: float = 1.0  # what all weights of the alignment are multiplied by
-    keep: Literal["MAE", "objective"] = "MAE"  # weights of the least validation MAE, or MAE plus alignment terms
+    keep: Literal["MAE", "objective"] = "MAE"  # least validation MAE (of classes NLL), or that plus alignment terms
     labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: y_m alone
     neutral: Literal["exclude", "positive"] = "exclude"  # where clips with label 0 count
     floor: float = 0.0  # least weight of a unimodal task

@@ -59,7 +59,9 @@ def _decimal_comma(cell: str) -> float:
 def _rows(
     path: Path, delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:  # line and cells of each record, heading first
-    line, width, hint = 1, 0, "; decimals take a point, or cells a semicolon between them" if delimiter == "," else ""
+    line, width, hint = 1, 0, ""
+    if delimiter == ",":
+        hint = "; quote text that holds a comma; decimals take a point, or cells a semicolon between them"
     try:
         with open(path, encoding="utf-8-sig", newline="") as opened:
             reader = csv.reader(opened, delimiter=delimiter, strict=True)
@@ -353,6 +355,15 @@ def _modality(
     return x, torch.from_numpy(np.isfinite(parts["values"].astype(np.float32))), table.present({modality: (modality,)})
 
 # %% ../nbs/14_tables.ipynb #065aa185
+def _scale_of(s: str, x: Vectors | Steps, scale: dict) -> tuple:
+    "Mean and deviation of a modality's columns, from those that were given."
+    if s not in scale:
+        raise DataError.at("arrays", "", s, "no scale", f"a modality with one: {few(scale)}")
+    if (width := x.values.shape[-1]) != (known := len(scale[s][0])):
+        raise DataError.at("arrays", "", s, f"width {width}", f"width {known}, as its scale has")
+    return scale[s]
+
+
 def _read_arrays(
     arrays: dict, lines: _Lines, clean: bool, notes: list[str], train, scale: bool | dict
 ) -> tuple[dict, dict, dict]:
@@ -361,8 +372,7 @@ def _read_arrays(
     present = {s: mask for *_, masks in found.values() for s, mask in masks.items()}
     if scale is True:
         scale = {s: moments_of(x, train, real) for s, (x, real, _) in found.items()}
-    fits = lambda s, x: scale and s in scale and len(scale[s][0]) == x.values.shape[-1]
-    inputs = {s: standard_by(x, scale[s], real) if fits(s, x) else x for s, (x, real, _) in found.items()}
+    inputs = {s: standard_by(x, _scale_of(s, x, scale), real) if scale else x for s, (x, real, _) in found.items()}
     if "text" in lines.cells:
         inputs = {"text": Texts(tuple(lines.cells["text"]))} | inputs
     if not all(said := [bool(cell) for cell in lines.cells.get("text", ())]):

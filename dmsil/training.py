@@ -160,7 +160,7 @@ class Run:
 
 # %% ../nbs/29_training.ipynb #a87f9d73
 def _measures(run: Trainer) -> tuple[str, str]:
-    "What is measured after each epoch; the best weights are chosen by the first."
+    "What is measured after each epoch; the best weights are chosen by the first, plus the alignment's total where `keep` says so."
     return ("NLL", "Accuracy") if run.clips.classes else ("MAE", "Corr")
 
 
@@ -239,7 +239,7 @@ def fit(
     alignment=None,  # a module in place of `ModalAlignment`, or a function of the widths that makes one; a number: `TrainConfig.alignment`
     **changes,  # fields of `TrainConfig` or `ModelConfig` to set otherwise, such as pairs={("text", "audio"): 0.3}, seed=7
 ) -> Run:  # metrics, history, model
-    "Train, keep the weights with the best validation MAE, test once."
+    'Train, keep the weights with the least validation score, test once. The score is the MAE (of classes the NLL), plus the alignment\'s total where `keep` is "objective".'
     from tqdm.auto import tqdm
 
     if isinstance(alignment, int | float):

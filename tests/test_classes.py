@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -469,6 +470,48 @@ def test_wrong_options(shell, line, said):
         *words, *(arrays if "T" in line else ()), *(("--out", folder / "never") if line[0] != "report" else ())
     )
     assert end.returncode == 2 and said in end.stderr and end.stderr.count("\n") == 1, end.stderr
+
+
+def test_classes_are_named_to_evaluate(clips):
+    run = dmsil.fit(clips, **FAST)
+    with pytest.raises(ValueError, match="classes needs the names .* logits of 3 classes; got none"):
+        dmsil.evaluate(run.model, run.clips.test)
+    with pytest.raises(ValueError, match="logits of 3 classes; got a, b"):
+        dmsil.evaluate(run.model, run.clips.test, classes=("a", "b"))
+    assert "Accuracy" in dmsil.evaluate(run.model, run.clips.test, classes=run.clips.classes)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("nowhere.csv",), "nowhere.csv: found No such file"),
+        (("nowhere.safetensors",), "nowhere.safetensors: found no such file; expected a file that dmsil features made"),
+        (("talk.safetensors", "--clean"), "talk.safetensors: found --clean; expected no clean"),
+        (("talk.safetensors", "--target", "a", "b"), "talk.safetensors: found --target a, b; expected no target"),
+    ],
+)
+def test_what_is_predicted_goes_by_its_name(shell, capsys, monkeypatch, words, said):
+    line = ["predict", str(shell[0] / "r"), *words]
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code == 2 and said in (told := capsys.readouterr().err) and told.count("\n") == 1
+    monkeypatch.setenv("DMSIL_TRACEBACK", "1")
+    with pytest.raises(DataError, match=re.escape(said.split(":")[0])):
+        main(line)
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [("train", "; the same command with --resume goes on"), ("grid", "; the same command goes on"), ("report", "")],
+)
+def test_what_goes_on_after_ctrl_c(monkeypatch, capsys, word, said):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmsil.cli.parsed", stopped)
+    with pytest.raises(SystemExit) as end:
+        main([word])
+    assert end.value.code == 130 and capsys.readouterr().err == f"dmsil: stopped{said}\n"
 
 
 def test_report_on_a_table_and_on_a_run(shell, capsys):

@@ -18,6 +18,15 @@ def test_every_exported_name_has_an_entry(module):
         assert entry.section[0] == module.notebook
 
 
+def test_every_module_is_listed():
+    files = [path for path in (apidoc.ROOT / "dmsil").rglob("*.py") if not path.stem.startswith("_")]
+    names = {".".join(path.relative_to(apidoc.ROOT / "dmsil").with_suffix("").parts) for path in files}
+    assert {module.name for module in MODULES} == names and "related.losses" in names
+    assert apidoc.page(apidoc.Module(apidoc.ROOT / "dmsil" / "related" / "losses.py"), "x").startswith(
+        "# dmsil.related"
+    )
+
+
 def test_docments_are_read(tmp_path):
     path = tmp_path / "small.py"
     path.write_text(

@@ -12,13 +12,14 @@ import torch
 
 import dmsil
 from dmsil.alignment import ModalAlignment
-from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips
+from dmsil.cli import main
+from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, synthetic_clips, video_of
 from dmsil.labels import LabelGenerator
 from dmsil.missing import thinned, with_missing
-from dmsil.model import ModelConfig, MultimodalModel, Spec
+from dmsil.model import ModelConfig, MultimodalModel, Spec, input_features
 from dmsil.objective import multitask_loss
 from dmsil.pairs import pair_information
-from dmsil.prediction import by_subset, predict, predict_clips
+from dmsil.prediction import Source, by_subset, open_source, predict, predict_clips
 from dmsil.presets import preset
 from dmsil.synthetic import Simulation, bayes_prediction
 from dmsil.tables import clips_from_table
@@ -406,6 +407,34 @@ def test_the_verdict_reads_the_clips_that_each_pair_has():
         {s: x[have] for s, x in features.items()}, labels[have], permutations=0, resamples=50
     )
     assert repr(rest.modalities) == repr(report.modalities) and rest.together == report.together
+
+
+def test_a_shell_says_the_same_verdict(tmp_path, capsys):
+    g, n = np.random.default_rng(0), 400
+    y = g.normal(size=n).clip(-3, 3)
+    arrays = {s: y[:, None] + g.normal(size=(n, 3)) for s in ("voice", "face", "hand")}
+    for s, X in arrays.items():
+        X[g.random(n) < 0.25] = np.nan
+        np.save(tmp_path / f"{s}.npy", X)
+    part = ["train" if k < 150 else "valid" if k < 200 else "test" for k in range(n)]
+    lines = ["id,label,split", *(f"v{k // 5}_{k % 5},{y[k]:.3f},{part[k]}" for k in range(n))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    words = ["--arrays", *(f"{s}={tmp_path / s}.npy" for s in arrays)]
+    clips = open_source(str(tmp_path / "t.csv"), Source(arrays=tuple(words[1:])))
+    clips = replace(clips, name=str(tmp_path / "t.csv"))
+    run = dmsil.fit(clips, **QUICK, out=tmp_path / "run")
+    main(["report", str(tmp_path / "run"), "--permutations", "39"])
+    told, said = json.loads(capsys.readouterr().out), run.report(permutations=39)
+    assert (told["clips"], told["groups"]) == (200, 40) and told == said.to_dict()
+    complete = len(clips.test.complete())
+    assert complete < 120 and f"on {complete} that have all" in told["notes"][0]
+    main(["report", str(tmp_path / "t.csv"), *words, "--permutations", "39"])
+    told, x = json.loads(capsys.readouterr().out), [input_features(clips, part) for part in clips.splits]
+    whole = {s: torch.cat([p[s] for p in x]) for s in arrays}
+    ids = sum((p.ids for p in clips.splits.values()), ())
+    labels = torch.cat([p.labels for p in clips.splits.values()])
+    said = dmsil.information_report(whole, labels, video_of(ids), permutations=39)
+    assert told["clips"] == n and told == said.to_dict()
 
 
 def test_too_few_clips_with_both_sides_are_named():

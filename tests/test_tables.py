@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Tokens, Vectors, group_splits
 from dmsil.pickles import load_clips, save_clips
-from dmsil.tables import clips_from_table
+from dmsil.tables import clips_from_table, unlabelled_clips
 
 HEAD = ("id", "text", "label", "split", "group")
 LINES = [
@@ -196,6 +196,18 @@ def test_standardised_on_train_alone(tmp_path):
     again = clips_from_table(written(tmp_path), {"walk": walk, "voice": voice}, standardise=True)
     assert torch.equal(again.train.inputs["walk"].values, x)
     assert not torch.equal(again.test.inputs["walk"].values, whole.test.inputs["walk"].values)
+
+
+def test_a_scale_fits_every_array(tmp_path):
+    walk, path = np.random.default_rng(2).normal(size=(N, 3)), written(tmp_path)
+    scale = clips_from_table(path, {"walk": walk}, standardise=True).scale
+    for read in (
+        lambda arrays: clips_from_table(path, arrays, standardise=scale),
+        lambda arrays: unlabelled_clips(path, arrays, scale=scale),
+    ):
+        read({"walk": walk})
+        refused(lambda: read({"walk": walk[:, :2]}), "walk", "width 2", "width 3")  # noqa: B023
+        refused(lambda: read({"walk": walk, "gait": walk}), "gait", "no scale", "walk")  # noqa: B023
 
 
 # Splits by group

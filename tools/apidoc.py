@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CELL = re.compile(r"^# %% \.\./(?P<page>\S+\.ipynb) #(?P<cell>\w+)$")
+CELL = re.compile(r"^# %% (?:\.\./)+(?P<page>\S+\.ipynb) #(?P<cell>\w+)$")
 
 
 @dataclass
@@ -41,7 +41,8 @@ class Module:
 
     def __init__(self, path: Path):
         text = path.read_text(encoding="utf-8")
-        self.name, self.text, self.lines, self.tree = path.stem, text, text.splitlines(), ast.parse(text)
+        self.name = f"related.{path.stem}" if path.parent.name == "related" else path.stem
+        self.text, self.lines, self.tree = text, text.splitlines(), ast.parse(text)
         tokens = tokenize.generate_tokens(io.StringIO(text).readline)
         self.comments = {
             token.start[0]: token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT
@@ -55,7 +56,7 @@ class Module:
             part.id: node for target, node in assigned for part in ast.walk(target) if isinstance(part, ast.Name)
         }
         self.public = ast.literal_eval(self.values["__all__"].value)
-        self.notebook = re.search(r"File to edit: \.\./(\S+)\.$", text, re.MULTILINE)[1]
+        self.notebook = re.search(r"File to edit: (?:\.\./)+(\S+)\.$", text, re.MULTILINE)[1]
 
     def entries(self) -> list[Entry]:
         "The exported names, in the order of the notebook."
@@ -236,7 +237,8 @@ def page(module: Module, title: str) -> str:
 
 def modules() -> list[Module]:
     "Every module with exported names, in the order of their notebooks."
-    found = [Module(path) for path in (ROOT / "dmsil").glob("*.py") if not path.stem.startswith("_")]
+    paths = [*(ROOT / "dmsil").glob("*.py"), *(ROOT / "dmsil" / "related").glob("*.py")]
+    found = [Module(path) for path in paths if not path.stem.startswith("_")]
     return sorted(found, key=lambda module: (module.notebook, module.name))
 
 

@@ -154,7 +154,7 @@ def write_page(page: str) -> None:
     "A notebook as the site shows it: hidden cells and directives left out."
     notebook = nbformat.read(ROOT / page, 4)
     exports = next(
-        (name[1] for cell in notebook.cells if (name := re.search(r"^#\|\s*default_exp (\w+)", cell.source))), None
+        (name[1] for cell in notebook.cells if (name := re.search(r"^#\|\s*default_exp ([\w.]+)", cell.source))), None
     )
     notebook.cells = [cell for cell in notebook.cells if not (cell.cell_type == "code" and HIDDEN.search(cell.source))]
     for cell in notebook.cells:
