@@ -146,7 +146,7 @@ PAGES = {
     "nbs/tutorials/missing.ipynb": missing,
     "nbs/tutorials/interview.ipynb": interview,
     "nbs/tutorials/mosi.ipynb": mosi,
-    "nbs/33_report.ipynb": verdict,
+    "nbs/34_report.ipynb": verdict,
 }
 
 
