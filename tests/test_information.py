@@ -669,7 +669,7 @@ def test_dead_and_copied_features(sample):
             r"audio: features need shape \(800, d\), a row a clip, got \(800,\)",
         ),
         (
-            lambda x, y: (x | {"audio": x["audio"].index_fill(0, torch.tensor([3]), math.nan)}, y),
+            lambda x, y: (x | {"audio": x["audio"].index_fill(0, torch.tensor([3]), math.inf)}, y),
             "audio: features hold 16 values that are not finite",
         ),
         (lambda x, y: (x, y / 0), "labels need one finite number a clip"),
