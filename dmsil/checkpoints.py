@@ -185,7 +185,7 @@ def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
     write_atomic(folder / "model.safetensors", lambda p: save_file(whole, p))
 
 # %% ../nbs/25_checkpoints.ipynb #fd90a57f
-_PARTS = {"model": dict, "train": dict, "specs": dict, "clips": dict}
+_PARTS = ("model", "train", "specs", "clips")
 _KNOWN = {
     "name": "clips",
     "dataset": "mosi",
@@ -207,8 +207,8 @@ def saved_config(
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise DataError.at(file, "", "", f"no readable JSON ({type(error).__name__})", "what training wrote") from None
-    for part, kind in _PARTS.items():
-        if not isinstance(config, dict) or not isinstance(config.get(part), kind):
+    for part in _PARTS:
+        if not isinstance(config, dict) or not isinstance(config.get(part), dict):
             raise DataError.at(file, part, "", "no such part", "model, train, specs and clips, as training wrote them")
     config["clips"] = _KNOWN | config["clips"]
     for key, value in _KNOWN.items():

@@ -31,6 +31,7 @@ from .model import ModelConfig, Spec, input_features, prepare
 from .posterior import Prior, posterior_labels
 from dmsil.prediction import (
     Source,
+    as_typed,
     evaluate,
     fitted,
     open_source,
@@ -307,14 +308,8 @@ class Predict:
             return predict_source(self.run_folder, self.recording, self.source, self.device)
         for option, value in asdict(self.source).items():
             if value:
-                found = (
-                    f"--{option}"
-                    if value is True
-                    else f"--{option} {few(value) if isinstance(value, tuple) else value}"
-                )
-                raise DataError.at(
-                    Path(self.recording).name, "", "", found, f"no {option}: a recording is read as it is"
-                )
+                expected = f"no {option}: a recording is read as it is"
+                raise DataError.at(Path(self.recording).name, "", "", as_typed(option, value), expected)
         recording = load_recording(self.recording)
         found = predict_clips(self.run_folder, recording.clips, self.device, recording.name, recording.columns)
         return recording.timed(found)

@@ -87,6 +87,13 @@ def _fetch(file: str, digest: str, url: str, folder: Path, mirror: str | None) -
     finally:
         logger.setLevel(level)
 
+# %% ../nbs/13_corpora.ipynb #af5e9e6a
+def cache_folder(cache: str | Path | None = None) -> Path:
+    "The folder for what was downloaded or unpacked: the one given, the variable DMSIL_CACHE, or the platform's."
+    import pooch
+
+    return Path(cache or os.environ.get("DMSIL_CACHE") or pooch.os_cache("dmsil")).expanduser()
+
 # %% ../nbs/13_corpora.ipynb #e3b3afb2
 def fetch(
     name: str = "mosi",  # the corpus; mosi is the one that can be had without asking
@@ -95,11 +102,9 @@ def fetch(
     files: dict[str, tuple[str, str]] | None = None,  # file: SHA-256, address; None: what `load_mosi` needs
 ) -> dict[str, Path]:  # file: where it lies
     "Download a corpus, once; every file is checked against its SHA-256, every time."
-    import pooch
-
     if name != "mosi":
         raise DataError.at(name, "", "", "no such corpus", "mosi")
-    folder = Path(cache or os.environ.get("DMSIL_CACHE") or pooch.os_cache("dmsil")).expanduser() / name
+    folder = cache_folder(cache) / name
     mirror = str(mirror or os.environ.get("DMSIL_MIRROR") or "")
     return {file: _fetch(file, digest, url, folder, mirror) for file, (digest, url) in (files or MOSI_FILES).items()}
 

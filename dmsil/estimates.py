@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # %% ../nbs/31_estimates.ipynb #ce3b5666
@@ -121,6 +121,10 @@ class Groups:
 
     def generator(self, salt: int) -> torch.Generator:
         return torch.Generator().manual_seed(1_000_003 * self.seed + salt)
+
+    def only(self, there: Bool[Tensor, " n"]) -> "Groups":
+        "The groups of some of the clips."
+        return Groups(int(there.sum()), self.of[there].tolist(), self.seed, there.device)
 
 # %% ../nbs/31_estimates.ipynb #c57212a9
 ALIKE = 6  # groups of unequal size change places among so many of similar size

@@ -131,7 +131,7 @@ def _entropy(p: Tensor, *dims: int) -> Tensor:
     return -torch.special.xlogy(p, p).sum(dims)
 
 
-def _mutual(p: Float[Tensor, "*r i j"]) -> Tensor:
+def mutual_information(p: Float[Tensor, "*r i j"]) -> Tensor:
     "Mutual information of a table, in nats."
     return (_entropy(p.sum(-1), -1) + _entropy(p.sum(-2), -1) - _entropy(p, -1, -2)).clamp(min=0)
 
@@ -205,8 +205,8 @@ def discrete_split(
     p: Float[Tensor, "*r i j y"],  # tables of x_1, x_2 and y, each adding up to 1
 ) -> DiscreteSplit:
     "Redundant, unique and synergistic information of a table (Bertschinger et al. 2014)."
-    I_1, I_2, I = _mutual(p.sum(-2)), _mutual(p.sum(-3)), _mutual(p.flatten(-3, -2))
-    least = _mutual(least_informative(p).flatten(-3, -2))
+    I_1, I_2, I = mutual_information(p.sum(-2)), mutual_information(p.sum(-3)), mutual_information(p.flatten(-3, -2))
+    least = mutual_information(least_informative(p).flatten(-3, -2))
     least = torch.minimum(
         torch.maximum(least, torch.maximum(I_1, I_2)), torch.minimum(I, I_1 + I_2)
     )  # what the gap leaves open
@@ -240,5 +240,7 @@ def joint_bounds(
             r = r * (margin / r.sum(dim).clamp(min=1e-300)).unsqueeze(dim)
         if (r - last).abs().max() < 1e-12:
             break
-    high = torch.minimum(_mutual(p_1y) + _meet_gain(p_12, p_1y), _mutual(p_2y) + _meet_gain(p_12.mT, p_2y))
-    return _mutual(r.flatten(-3, -2)), torch.minimum(high, _entropy(p_1y.sum(-2), -1))
+    high = torch.minimum(
+        mutual_information(p_1y) + _meet_gain(p_12, p_1y), mutual_information(p_2y) + _meet_gain(p_12.mT, p_2y)
+    )
+    return mutual_information(r.flatten(-3, -2)), torch.minimum(high, _entropy(p_1y.sum(-2), -1))

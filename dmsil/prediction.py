@@ -350,12 +350,16 @@ def open_source(
     return replace(clips, opened=given)
 
 
+def as_typed(option: str, value) -> str:
+    "An option as it was typed."
+    return f"--{option}" if value is True else f"--{option} {few(value) if isinstance(value, tuple) else value}"
+
+
 def _only_tables(path: Path, source: Source) -> None:
     "Options of a CSV table for another source are a mistake."
     for option in ("arrays", "columns", "bound", "centre"):
         if value := getattr(source, option):
-            found = f"--{option} {few(value) if isinstance(value, tuple) else value}"
-            raise DataError.at(path.name, "", "", found, f"a CSV table, which alone has {option}")
+            raise DataError.at(path.name, "", "", as_typed(option, value), f"a CSV table, which alone has {option}")
 
 
 def _only_layouts(path: Path, source: Source, again: bool) -> None:

@@ -37,7 +37,7 @@ from dmsil.clips import (
 )
 from .corpora import open_clips
 from .faces import FACE_COLUMNS, face_table
-from .missing import missing_notes
+from .missing import held, missing_notes
 from .pickles import checked_clips
 from .tables import clips_from_table, read_table
 from .transcripts import Cue, bad, read_transcript
@@ -333,9 +333,8 @@ def _dealt(recordings: list[Recording], keep: Tensor, file: str) -> list[str]:  
 # %% ../nbs/19_recordings.ipynb #dbe67898
 def _held(recordings: list[Recording], names: list[str], keep: Tensor) -> dict[str, Tensor]:
     "Which labelled clips have a modality, for those that some lack."
-    masks = {s: [r.clips.present.get(s, torch.ones(len(r), dtype=torch.bool)) for r in recordings] for s in names}
-    held = {s: torch.cat(mask)[keep] for s, mask in masks.items()}
-    return {s: mask for s, mask in held.items() if not mask.all()}
+    there = torch.cat([held(r.clips, names) for r in recordings])[keep]
+    return {s: mask for s, mask in zip(names, there.T.contiguous(), strict=True) if not mask.all()}
 
 
 def _left_out(recordings: list[Recording], names: list[str]) -> list[str]:

@@ -61,7 +61,7 @@ def _clips_with(features: dict[str, Tensor], groups: Groups, *names: str) -> tup
     there = torch.stack([features[s].isfinite().all(1) for s in names or features]).all(0)
     if (count := int(there.sum())) < 40:
         raise ValueError(f"a verdict needs at least 40 clips with {', '.join(names or features)}, got {count}")
-    return there.nonzero()[:, 0], Groups(count, groups.of[there].tolist(), groups.seed, there.device)
+    return there.nonzero()[:, 0], groups.only(there)
 
 
 def _common(features: dict[str, Tensor], groups: Groups, a: str, b: str, **settings) -> Pair:
@@ -152,7 +152,7 @@ def _change(first: Pair, then: Pair, groups: Groups) -> Change:
     "The difference, with an interval from the clips' own differences (P35)."
     moved = (then.clipwise - first.clipwise).to(groups.of.device)
     there = moved.isfinite()
-    moved, by = moved[there], Groups(int(there.sum()), groups.of[there].tolist(), groups.seed, moved.device)
+    moved, by = moved[there], groups.only(there)
     half = student(by) * mean_variance(moved, by).sqrt().item()
     return Change(then.shared - first.shared, (moved.mean().item() - half, moved.mean().item() + half))
 

@@ -192,11 +192,12 @@ def aligned_terms(
     split: Split,  # whose clips they are
     rows: Tensor,  # which of them, on the CPU
     labels: Tensor,  # theirs, y_m, on the device
+    present: dict[str, Tensor],  # which of them have a modality
 ) -> AlignmentTerms | None:  # None where nothing is aligned
     "What the alignment says of some clips of a split; in evaluation mode where they aren't training clips."
     if run.alignment is None:
         return None
-    module, present = run.alignment.train(split is run.clips.train), {s: m[rows] for s, m in split.present.items()}
+    module = run.alignment.train(split is run.clips.train)
     ids = {"ids": [split.ids[k] for k in rows.tolist()]} if getattr(module, "by_clip", False) else {}
     return module(features, labels=labels, present=present, **ids)
 
@@ -208,7 +209,7 @@ def _loss(run: Trainer, out: Output, rows: Tensor, part: Tensor) -> LossTerms:
     if run.generator is not None:
         labels |= {s: y[rows] for s, y in run.generator.labels.items()}
         weights = {s: run.generator.weights(s, rows) for s in run.generator.labels}
-    terms = aligned_terms(run, out.aligned, run.clips.train, part, labels["fusion"])
+    terms = aligned_terms(run, out.aligned, run.clips.train, part, labels["fusion"], present)
     return multitask_loss({s: single(out.predictions[s]) for s in labels}, labels, weights, terms, present)
 
 # %% ../nbs/29_trainer.ipynb #c9dc6263

@@ -82,11 +82,8 @@ def load_state(run: Trainer, folder: Path) -> None:
             f"{path}: not a readable state ({type(error).__name__}); start again in another folder"
         ) from None
     for part in [name for name in now if name in was]:  # a state of an earlier version may lack one
-        was[part] = (
-            {k: v for k, v in asdict(OPTIONS[part]()).items() if k in now[part]} | was[part]
-            if part in OPTIONS
-            else was[part]
-        )
+        if part in OPTIONS:
+            was[part] = {k: v for k, v in asdict(OPTIONS[part]()).items() if k in now[part]} | was[part]
         for key in dict.fromkeys([*now[part], *was[part]]):
             if was[part].get(key) != now[part].get(key) and part == "content":
                 raise DataError(
@@ -174,7 +171,7 @@ def _validate(run: Trainer) -> dict[str, float]:
     if run.config.keep == "objective" and run.alignment is not None:
         with torch.no_grad():
             features, split = {s: x.to(run.device) for s, x in z.items()}, run.clips.valid
-            aligned = aligned_terms(run, features, split, torch.arange(len(split)), split.labels)
+            aligned = aligned_terms(run, features, split, torch.arange(len(split)), split.labels, split.present)
             score += run.ranks.broadcast(aligned.total.item())
     if score < run.best["score"] or not run.best["weights"]:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}

@@ -6,8 +6,6 @@
 __all__ = []
 
 # %% ../nbs/20_weights.ipynb #8fe8fc8b
-import hashlib
-import os
 import re
 import shutil
 import zipfile
@@ -16,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from .clips import DataError
+from .corpora import cache_folder
 
 # %% ../nbs/20_weights.ipynb #47fa8f06
 SHA256 = {
@@ -26,11 +25,9 @@ SHA256 = {
 
 @cache
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    from pooch import file_hash
+
+    return file_hash(str(path))
 
 
 def _checked(name: str, folder: Path, remedy: str) -> str:
@@ -92,9 +89,7 @@ def text_weights(
 ) -> str:  # what `transformers` can load
     "Where the text encoder's weights lie; those that come by name are checked before they are used."
     if name == "mpnet":
-        import pooch
-
-        folder = Path(os.environ.get("DMSIL_CACHE") or pooch.os_cache("dmsil")).expanduser() / "all-mpnet-base-v2"
+        folder = cache_folder() / "all-mpnet-base-v2"
         return _checked(name, joined(() if folder.exists() else _parts(PARTS), folder), f"delete {folder}")
     if name != "minilm":
         return _folder_or_name(name)

@@ -1,12 +1,15 @@
 "The house: order of imports, documented names, generated files equal to their notebooks."
 
 import ast
+import builtins
+import dis
 import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,17 @@ def test_library_needs_no_development_tool(name):
         "mediapipe",
     }
     assert not {m.split(".")[0] for m in imported(name, top_only=True)} & heavy, "imported before it is used"
+
+
+@pytest.mark.parametrize("name", MODULES + WING)
+def test_a_module_has_every_name_that_it_uses(name):
+    "A page may import for its own cells what an exported function needs; the module then lacks it."
+    module, codes = importlib.import_module(f"dmsil.{name}"), [compile(tree(name), name, "exec")]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        used = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+        lacking = {word for word in used if not hasattr(module, word) and not hasattr(builtins, word)}
+        assert not lacking, f"{name}, {code.co_name}: {lacking}"
 
 
 @pytest.mark.parametrize("name", MODULES + WING)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dmsil.clips import DataError, Split, Steps, synthetic_clips
-from dmsil.related.alternating import Alternating, Joint, Projection, combined, train
+from dmsil.missing import with_missing
+from dmsil.related.alternating import Alternating, Joint, Projection, combined, train, unimodal
 from dmsil.related.bounds import attained, forecast, synergy_range, together
 from dmsil.related.relating import RelatedPairs, auc, contrast, partners, relatedness
 from dmsil.related.slices import (
@@ -435,3 +436,12 @@ def test_the_page_of_slices_says_what_was_found():
         mean, low, high = map(shown, numbers(part))
         assert f"by {mean} [{low}, {high}]" in text
     assert f"{FOUND['slices']['table']['all, conflict']['clips']} clips on which they conflict" in text
+
+
+def test_clips_that_lack_a_modality_have_no_certainty_from_it():
+    clips = with_missing(synthetic_clips(n=(60, 10, 10), seed=3), 0.3).train
+    model = Alternating({s: x.values.shape[1] for s, x in clips.inputs.items()})
+    mu, v = unimodal(model, clips)
+    there = torch.stack([clips.present[s] for s in clips.inputs])
+    assert torch.equal(v.isinf(), ~there) and mu.isfinite().all()
+    assert model.predict(clips).isfinite().all()

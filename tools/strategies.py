@@ -273,9 +273,8 @@ PARTS = {"alternating": alternating, "unseen": unseen, "collection": collection,
 
 
 def main() -> None:
-    options = parser(__doc__, RESULT)
+    options = parser(__doc__, RESULT, data=True)
     options.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
-    options.add_argument("--data", type=Path, default=Path("data"))
     given = options.parse_args()
     torch.set_num_threads(1)
     for part in given.parts:

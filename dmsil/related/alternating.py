@@ -6,6 +6,7 @@
 __all__ = ['train', 'Projection', 'Alternating', 'Joint', 'combined']
 
 # %% ../../nbs/related/06_alternating.ipynb #40c6da4e
+import math
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..clips import DataError, Split, Vectors
+from ..missing import held
 
 # %% ../../nbs/related/06_alternating.ipynb #b2a20b58
 def train(
@@ -136,8 +138,7 @@ class Joint(Alternating):
     def together(self, clips: Split) -> Float[Tensor, "n d"]:
         "The mean of a clip's features, over the modalities that it has."
         h = torch.stack([self.feature(s, clips) for s in self.encoders])
-        there = torch.stack([clips.present.get(s, torch.ones(len(clips), dtype=torch.bool)) for s in self.encoders])
-        there = there.to(h)[..., None]
+        there = held(clips, self.encoders).T.to(h)[..., None]
         return (h * there).sum(0) / there.sum(0).clamp(min=1)
 
     def step(self, batch: Split) -> dict[str, float]:  # "all"

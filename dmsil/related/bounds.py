@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interactions import discrete_split, joint_bounds
+from ..covariance import cross_covariance
+from ..interactions import discrete_split, joint_bounds, mutual_information
 
 # %% ../../nbs/related/08_bounds.ipynb #c611923a
 def _corner(g: Tensor, p: Float[Tensor, "i j y"]) -> Float[Tensor, "i j y"]:
@@ -34,8 +35,7 @@ def together(
     q: Float[Tensor, "i j y"],  # a table that adds up to 1
 ) -> float:  # nats
     "I(x_1x_2; y)."
-    entropy = lambda x: -torch.special.xlogy(x, x).sum().item()
-    return max(0.0, entropy(q.sum(2)) + entropy(q.sum((0, 1))) - entropy(q))
+    return mutual_information(q.flatten(0, 1)).item()
 
 # %% ../../nbs/related/08_bounds.ipynb #cc63d193
 def attained(
@@ -84,10 +84,6 @@ class Forecast(NamedTuple):
     error: tuple[float, float]  # mean absolute error: of the first alone, of both
 
 
-def _covariance(a: Tensor, b: Tensor) -> Tensor:
-    return (a - a.mean(0)).T @ (b - b.mean(0)) / (len(a) - 1)
-
-
 def forecast(
     first: tuple[Float[Tensor, "n p"], Float[Tensor, " n"]],  # clips of the first modality, with labels
     second: tuple[Float[Tensor, "m q"], Float[Tensor, " m"]],  # other clips, of the second
@@ -100,9 +96,9 @@ def forecast(
     if (got := [(len(y_1), len(y_2), len(b)), (a.shape[1], b.shape[1])]) != fits:
         raise ValueError(f"labels and pairs need as many clips and columns as the features, {fits}, got {got}")
     var = torch.cat([y_1 - y_1.mean(), y_2 - y_2.mean()]).square().mean().item()
-    c = torch.cat([_covariance(x_1, y_1[:, None]), _covariance(x_2, y_2[:, None])])[:, 0]
+    c = torch.cat([cross_covariance(x_1, y_1[:, None]), cross_covariance(x_2, y_2[:, None])])[:, 0]
     ab, p = torch.cat([a, b], 1), x_1.shape[1]
-    C, every = _covariance(ab, ab), torch.arange(ab.shape[1])
+    C, every = cross_covariance(ab, ab), torch.arange(ab.shape[1])
     C_ridge = C + ridge * C.diagonal().mean() * torch.eye(len(C)).to(C)
 
     def known(rows: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..alignment import AlignmentTerms
-from .losses import PairLoss
+from .losses import PairLoss, equal_widths
 
 # %% ../../nbs/related/04_similarity.ipynb #b92f275a
 def intra_contrast(
@@ -21,8 +21,7 @@ def intra_contrast(
     temperature: float = 0.1,  # τ
 ) -> Float[Tensor, ""]:
     "ICL: each clip finds its partner among the other modality's clips and its own modality's."
-    if D_a.shape != D_b.shape:
-        raise ValueError(f"intra_contrast needs features of one shape, got {tuple(D_a.shape)} and {tuple(D_b.shape)}")
+    equal_widths("intra_contrast", D_a, D_b)
     A, B = normalize(D_a, dim=1), normalize(D_b, dim=1)
     itself = torch.eye(len(A), dtype=torch.bool, device=A.device)
     across = A @ B.T / temperature

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..clips import Split
+from ..missing import held
 
 # %% ../../nbs/related/07_unseen.ipynb #7c7f77f7
 class SumSpace(nn.Module):
@@ -88,10 +89,8 @@ def pseudo_labels(
     clips: Split,
 ) -> Float[Tensor, " n"]:
     "The mean of the unimodal predictions, over the modalities that a clip has."
-    said, there = [], []
-    for s, expert in experts.items():
-        if s in clips.inputs:
-            said.append(expert.predict(Split(clips.ids, {s: clips.inputs[s]}, clips.labels)))
-            there.append(clips.present.get(s, torch.ones(len(clips), dtype=torch.bool)).to(said[-1]))
-    said, there = torch.stack(said), torch.stack(there)
+    known = [s for s in experts if s in clips.inputs]
+    alone = lambda s: Split(clips.ids, {s: clips.inputs[s]}, clips.labels)
+    said = torch.stack([experts[s].predict(alone(s)) for s in known])
+    there = held(clips, known).T.to(said)
     return said.where(there > 0, 0).sum(0) / there.sum(0).clamp(min=1)
