@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, huber_loss
 
 from .alignment import AlignmentTerms
 
@@ -20,7 +20,7 @@ from .alignment import AlignmentTerms
 class LossTerms:
     "The objective, term by term."
 
-    multimodal: Float[Tensor, ""]  # mean|ŷ_m − y_m|
+    multimodal: Float[Tensor, ""]  # mean|ŷ_m − y_m|, or another distance
     unimodal: dict[str, Float[Tensor, ""]]  # mean of W_s·|ŷ_s − y_s|, for each modality
     aligned: AlignmentTerms | None = None  # what ModalAlignment returned
 
@@ -64,8 +64,9 @@ def multitask_loss(
     weights: dict[str, Float[Tensor, "n"]],  # W_s of each modality that is to be trained
     alignment: AlignmentTerms | None = None,  # what ModalAlignment returned for the batch
     present: dict[str, Bool[Tensor, "n"]] | None = None,  # which clips have a modality; one not named: all
+    delta: float = 0.0,  # δ of Huber's distance, in the unit of the labels; 0: |ŷ − y|
 ) -> LossTerms:  # .total to call .backward() on, and each term by name
-    "Self-MM's multi-task loss mean|ŷ_m − y_m| + Σ_s mean(W_s·|ŷ_s − y_s|), of classes with −ln p̂(y) for |ŷ − y|, and the alignment's terms."
+    "Self-MM's multi-task loss mean|ŷ_m − y_m| + Σ_s mean(W_s·|ŷ_s − y_s|), with Huber's distance or, of classes, −ln p̂(y) for |ŷ − y|, and the alignment's terms."
 
     def distance(s, W=None):
         if s not in predictions or s not in labels:
@@ -77,7 +78,10 @@ def multitask_loss(
         y_hat, y, W = _having(
             (present or {}).get(s), predictions[s], labels[s].detach(), W if W is None else W.detach()
         )
-        loss = cross_entropy(y_hat, y.long(), reduction="none") if logits else (y_hat - y).abs()
+        if logits:
+            loss = cross_entropy(y_hat, y.long(), reduction="none")
+        else:
+            loss = huber_loss(y_hat, y, reduction="none", delta=delta) / delta if delta else (y_hat - y).abs()
         return loss if W is None else W * loss
 
     unimodal = {s: _mean(distance(s, W)) for s, W in weights.items()}

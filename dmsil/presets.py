@@ -6,6 +6,7 @@
 __all__ = ['PRESETS', 'TrainConfig', 'Preset', 'preset']
 
 # %% ../nbs/26_presets.ipynb #1ce2790f
+import math
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Literal
@@ -39,6 +40,7 @@ class TrainConfig:
     labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: y_m alone
     neutral: Literal["exclude", "positive"] = "exclude"  # where clips with label 0 count
     floor: float = 0.0  # least weight of a unimodal task
+    huber: float = 0.0  # δ of Huber's distance to a label, in standard deviations of the training labels; 0: |ŷ − y|
     modality_dropout: float = 0.0  # chance that the fusion isn't given a modality of a training clip; never all of one
     average: float = 0.0  # epochs over which the weights that are tested are averaged; 0: the last ones
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
@@ -49,6 +51,8 @@ class TrainConfig:
         for name in ("epochs", "patience", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.huber < math.inf:
+            raise ValueError(f"huber must be a number of at least 0, got {self.huber}")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout must be at least 0 and below 1, got {self.modality_dropout}")
         if self.measure != "none" and self.batch_size < 4:
@@ -66,8 +70,8 @@ class Preset:
 PRESETS = {
     "dmsil_kappa": Preset(
         TrainConfig(
-            preset="dmsil_kappa", measure="kappa", alignment=2.7, strength=0.1, share="none", whitening=0.45, keep="objective",
-            labels="posterior", floor=0.1, batch_size=128, lr_encoders=3e-3, lr_heads=3e-3, weight_decay=0.1, average=1.5, patience=8,
+            preset="dmsil_kappa", measure="kappa", alignment=1.5, strength=0.1, share="none", whitening=0.45, keep="objective",
+            labels="posterior", floor=0.1, huber=1.0, batch_size=128, lr_encoders=3e-3, lr_heads=3e-3, weight_decay=0.1, average=1.5, patience=8,
         ),
         ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=8, dropout=0.05),
     ),

@@ -60,7 +60,7 @@ class _Cell(nn.Module):
 
     def __init__(self, run: Trainer):
         super().__init__()
-        self.model, self.alignment, self.generator = run.model, run.alignment, run.generator
+        self.model, self.alignment, self.generator, self.delta = run.model, run.alignment, run.generator, run.delta
 
     def forward(self, inputs, rows, y_m, epoch, weights, whitening) -> Tensor:
         "The loss of a batch; then the unimodal labels of its clips move."
@@ -71,9 +71,8 @@ class _Cell(nn.Module):
             W = {s: made.weights(s, rows) for s in made.labels}
         terms = self.alignment(out.aligned)
         signed = sum(w * term for w, term in zip(weights, terms.by_pair.values(), strict=True))
-        loss = multitask_loss(
-            out.predictions, labels, W, replace(terms, total=signed + whitening * terms.whitening)
-        ).total
+        terms = replace(terms, total=signed + whitening * terms.whitening)
+        loss = multitask_loss(out.predictions, labels, W, terms, delta=self.delta).total
         if made is not None:
             made.update(out.features, rows, epoch)
         return loss

@@ -127,6 +127,7 @@ class Trainer:
             dict.fromkeys(self.specs, model_config.aligned) if model_config.aligned else model_config.dims(self.specs)
         )
         measured = self.posterior.to_share() if self.posterior else ()
+        self.delta = config.huber * ready.train.labels.std().item()  # of classes it isn't used
         self.given = alignment is not None
         self.alignment = (
             _made(alignment, widths) if self.given else alignment_for(config, list(self.specs), widths, measured)
@@ -210,7 +211,8 @@ def _loss(run: Trainer, out: Output, rows: Tensor, part: Tensor) -> LossTerms:
         labels |= {s: y[rows] for s, y in run.generator.labels.items()}
         weights = {s: run.generator.weights(s, rows) for s in run.generator.labels}
     terms = aligned_terms(run, out.aligned, run.clips.train, part, labels["fusion"], present)
-    return multitask_loss({s: single(out.predictions[s]) for s in labels}, labels, weights, terms, present)
+    y_hat = {s: single(out.predictions[s]) for s in labels}
+    return multitask_loss(y_hat, labels, weights, terms, present, run.delta)
 
 # %% ../nbs/29_trainer.ipynb #c9dc6263
 @torch.no_grad()
