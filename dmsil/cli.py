@@ -25,7 +25,7 @@ import tyro
 
 from .checkpoints import load_model, saved_config, tensorboard, write_csv, write_json
 from .clips import Caution, DataError, Split, few, video_of
-from .combinations import GridConfig, grid
+from .combinations import GridConfig, grid, grid_model
 from .corpora import fetch
 from .model import ModelConfig, Spec, input_features, prepare
 from .posterior import Prior, posterior_labels
@@ -186,9 +186,7 @@ class Combine:
     source: Flat[Source] = Source()  # how the clips are read
     workers: int = 1  # processes, of one thread each
     grid: Flat[GridConfig] = GridConfig()  # options of the grid
-    model: Flat[ModelConfig] = field(
-        default_factory=lambda: ModelConfig(frozen=True, sequence="stats")
-    )  # options of the network
+    model: Flat[ModelConfig] = field(default_factory=grid_model)  # options of the network
 
     def run(self) -> None:
         "Load, train what is missing, show the table of each measure."

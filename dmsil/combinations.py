@@ -33,17 +33,17 @@ from .stack import Stack, sign_patterns, varied
 # %% ../nbs/38_combinations.ipynb #bceea914
 @dataclass(frozen=True)
 class GridConfig:
-    "What a grid is made of; everything else is the training of the preset `dmsil`, with a weight floor of 0.1."
+    "What a grid is made of; everything else is the preset `dmsil_kappa`."
 
     measures: tuple[Literal["kappa", "rho2", "gaussian", "corr"], ...] = ("kappa",)  # of the alignment, a grid each
     seeds: tuple[int, ...] = (1111, 1112, 1113, 1114, 1115)  # of weights, order, dropout, and of simulated clips
     strength: float = 0.3  # |λ| of a pair with a sign
-    whitening: float = 0.1  # γ_r of every modality, in every cell but "none"
+    whitening: float = 0.45  # γ_r of every modality, in every cell but "none"
     epochs: int = 30  # at most
-    patience: int = 8  # epochs without a better validation MAE before a cell's weights are final
-    batch_size: int = 32  # clips per step
-    lr: float = 1e-3  # learning rate of encoders and heads
-    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "selfmm"  # unimodal labels; none: y_m alone
+    patience: int = 8  # epochs without a better validation score before a cell's weights are final
+    batch_size: int = 128  # clips per step
+    lr: float = 3e-3  # learning rate of encoders and heads
+    labels: Literal["none", "copy", "selfmm", "robust", "posterior"] = "posterior"  # unimodal labels; none: y_m alone
     verdict_seeds: int = 2  # how many of the seeds have their features measured
     permutations: int = 39  # for the null of a measured pair
     resamples: int = 200  # for its interval
@@ -62,16 +62,21 @@ class GridConfig:
     ) -> Preset:  # with which `fit` trains the same model alone
         "The training that a cell stands for."
         same = {name: getattr(self, name) for name in ("epochs", "patience", "batch_size", "labels", "device")}
-        same |= {"seed": seed, "lr_encoders": self.lr, "lr_heads": self.lr, "floor": 0.1}
+        same |= {"seed": seed, "lr_encoders": self.lr, "lr_heads": self.lr}
         if signs is None:
             same |= {"measure": "none"}
         else:
             pairs = {pair: self.strength * sign for pair, sign in signs.items()}
             same |= {"measure": measure, "whitening": self.whitening, "pairs": pairs}
-        made = preset("dmsil", **same)
+        made = preset(**same)
         return replace(made, model=model) if model else made
 
 # %% ../nbs/38_combinations.ipynb #374abd50
+def grid_model() -> ModelConfig:
+    "The preset's network, with frozen text and statistics of the steps."
+    return preset(frozen=True, sequence="stats").model
+
+
 def _check(config: GridConfig) -> None:
     "A grid that can't be trained is refused with what is wrong."
     c = config
@@ -254,13 +259,13 @@ def _finished(
 def grid(
     clips: Clips | Callable[[int], Clips],  # the data, or a function that draws it from a seed
     config: GridConfig | None = None,  # None: its defaults
-    model: ModelConfig | None = None,  # None: frozen text, statistics of the steps
+    model: ModelConfig | None = None,  # None: the preset's, with frozen text and statistics of the steps
     out: str | Path | None = None,  # a folder for grid.json; the runs it holds are not trained again
     workers: int = 1,  # processes, of one thread each
     progress: bool = True,  # show a bar
 ) -> Grid:
     "Train every pattern by every measure with every seed."
-    config, model, drawn = config or GridConfig(), model or ModelConfig(frozen=True, sequence="stats"), callable(clips)
+    config, model, drawn = config or GridConfig(), model or grid_model(), callable(clips)
     pick_device(config.device)
     if workers < 1:
         raise ValueError(f"workers needs to be at least 1, got {workers}")

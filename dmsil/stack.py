@@ -17,12 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from .alignment import AlignmentTerms
 from .clips import Clips, DataError, Split
 from .metrics import sentiment_metrics
 from .model import Output
 from .objective import multitask_loss
 from .presets import Preset, changed
-from .trainer import Trainer, batches, epoch_seed, warm_up
+from .trainer import Trainer, average, batches, epoch_seed, warm_up
 
 # %% ../nbs/36_stack.ipynb #4392839a
 MOST_CELLS = 3**6
@@ -55,6 +56,12 @@ def varied(
     return pairs
 
 # %% ../nbs/36_stack.ipynb #38cbfec0
+def _signed(terms: AlignmentTerms, weights: Tensor, whitening: Tensor) -> AlignmentTerms:
+    "Terms of weight 1 with a cell's own weights in their total."
+    signed = sum(w * term for w, term in zip(weights, terms.by_pair.values(), strict=True))
+    return replace(terms, total=signed + whitening * terms.whitening)
+
+
 class _Cell(nn.Module):
     "One cell: its model, its alignment with weights of 1, its labels."
 
@@ -69,15 +76,17 @@ class _Cell(nn.Module):
         if made is not None:
             labels |= {s: y[rows] for s, y in made.labels.items()}
             W = {s: made.weights(s, rows) for s in made.labels}
-        terms = self.alignment(out.aligned)
-        signed = sum(w * term for w, term in zip(weights, terms.by_pair.values(), strict=True))
-        terms = replace(terms, total=signed + whitening * terms.whitening)
+        terms = _signed(self.alignment(out.aligned), weights, whitening)
         loss = multitask_loss(out.predictions, labels, W, terms, delta=self.delta).total
         if made is not None:
             made.update(out.features, rows, epoch)
         return loss
 
 # %% ../nbs/36_stack.ipynb #f462e0b0
+def _part(params: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(name): p for key, p in params.items() if key.startswith(name)}
+
+
 class Stack:
     "The cells of one measure and one seed, trained side by side: parameters, labels and best weights of each."
 
@@ -103,11 +112,10 @@ class Stack:
         mine = {id(p): self.params[name] for name, p in self.cell.named_parameters()}
         groups = [group | {"params": [mine[id(p)] for p in group["params"]]} for group in run.optimiser.param_groups]
         self.optimiser = torch.optim.AdamW(groups)
-        self.best = {name: p.detach().clone() for name, p in self.params.items()}
-        self.best_epoch, self.best_mae = (
-            torch.zeros(k, dtype=torch.long),
-            torch.full((k,), math.inf, dtype=torch.float64),
-        )
+        copied = lambda name: {n: p.detach().clone() for n, p in self.params.items() if n.startswith(name)}
+        self.best, self.mean = copied(""), copied("model.") if self.config.average else {}
+        self.best_epoch = torch.zeros(k, dtype=torch.long)
+        self.best_score, self.best_mae = torch.full((2, k), math.inf, dtype=torch.float64)
         self.history = []
 
     def gradients(self, rows: Tensor) -> Float[Tensor, " k"]:
@@ -131,19 +139,27 @@ class Stack:
             losses = losses + self.gradients(rows)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
-        if broken := int((going & ~losses.isfinite().cpu()).sum()):
+            with torch.no_grad():
+                now = [self.params[name] for name in self.mean]
+                average(self.mean.values(), now, self.config, self.epoch, i, len(parts))
+        self.check("loss", going & ~losses.isfinite().cpu())
+
+    def check(self, what: str, broken: Tensor) -> None:
+        "An error where something isn't finite in a cell that is going."
+        if n := int(broken.sum()):
             raise FloatingPointError(
-                f"epoch {self.epoch}: the loss of {broken} cells is not finite; try a lower lr or strength"
+                f"epoch {self.epoch}: the {what} of {n} cells is not finite; try a lower lr or strength"
             )
 
     @torch.no_grad()
     def predict(
         self,
         split: Split,  # on the stack's device
+        params: dict[str, Tensor] | None = None,  # of all cells; None: the stack's
     ) -> Output:  # predictions (k, n), features and aligned features (k, n, d) by name, on the CPU
         "Predictions and features of every clip in every cell."
         model = self.cell.model.eval()
-        state = {name.removeprefix("model."): p for name, p in self.params.items() if name.startswith("model.")}
+        state = _part(params or self.params, "model.")
         forward = vmap(lambda p, inputs: functional_call(model, p, (inputs,)), in_dims=(0, None))
         outs = []
         for rows in torch.arange(len(split)).split(128):
@@ -152,13 +168,30 @@ class Stack:
             *({s: torch.cat([out[i][s] for out in outs], 1).float().cpu() for s in outs[0][i]} for i in range(3))
         )
 
+    @torch.no_grad()
+    def objective(
+        self,
+        z: dict[str, Tensor],  # aligned features (k, n, d) of some clips
+    ) -> Float[Tensor, " k"]:  # float64, on the CPU
+        "The alignment's total in every cell."
+        one = lambda state, z, *own: _signed(functional_call(self.cell.alignment, state, (z,)), *own).total
+        z = {s: x.to(self.device) for s, x in z.items()}
+        return vmap(one)(_part(self.params, "alignment."), z, self.weights, self.whitening).double().cpu()
+
     def validate(self, going) -> None:
         "Remember the weights of cells that are going and better than before."
-        y_m, y_hat = self.clips.valid.labels.cpu(), self.predict(self.clips.valid).predictions["fusion"]
-        mae = torch.tensor([sentiment_metrics(y, y_m, self.clips.dataset)["MAE"] for y in y_hat], dtype=torch.float64)
-        better = going & (mae < self.best_mae)
-        self.best_epoch[better], self.best_mae[better] = self.epoch, mae[better]
-        for name, p in self.params.items():
+        params = self.params | (self.mean if self.epoch > 1 else {})
+        out, y_m = self.predict(self.clips.valid, params), self.clips.valid.labels.cpu()
+        y_hat = out.predictions["fusion"]
+        finite = y_hat.isfinite().all(1)
+        self.check("prediction", going & ~finite)
+        mae = torch.full(finite.shape, math.inf, dtype=torch.float64)
+        for k in finite.nonzero()[:, 0]:
+            mae[k] = sentiment_metrics(y_hat[k], y_m, self.clips.dataset)["MAE"]
+        score = mae + (self.objective(out.aligned) if self.config.keep == "objective" else 0)
+        better = going & (score < self.best_score)
+        self.best_epoch[better], self.best_mae[better], self.best_score[better] = self.epoch, mae[better], score[better]
+        for name, p in params.items():
             self.best[name][better.to(p.device)] = p.detach()[better.to(p.device)]
         self.history.append(mae)
 

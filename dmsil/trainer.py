@@ -8,7 +8,7 @@ __all__ = ['Trainer']
 # %% ../nbs/29_trainer.ipynb #1387b220
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, p
 from .objective import LossTerms, multitask_loss
 from .posterior import FixedLabels, posterior_labels
 from .prediction import autocast, class_shares, single
-from .presets import Preset, alignment_for
+from .presets import Preset, TrainConfig, alignment_for
 from .processes import Ranks, forward_rows
 
 # %% ../nbs/29_trainer.ipynb #bd8d4d60
@@ -254,10 +254,19 @@ def warm_up(
 
 # %% ../nbs/29_trainer.ipynb #d185f3d1
 @torch.no_grad()
-def _average(run: Trainer, share: float) -> None:
-    "The running mean moves towards the weights by a share of the way."
-    for mean, p in zip(run.shadow.parameters(), run.model.parameters(), strict=True):
-        mean.lerp_(p, share)
+def average(
+    means: Iterable[Tensor],  # the running mean of the weights, changed in place
+    weights: Iterable[Tensor],  # those of now
+    config: TrainConfig,  # how many epochs the mean is over
+    epoch: int,  # from 1
+    step: int,  # in the epoch, from 0
+    steps: int,  # in an epoch
+) -> None:
+    "The running mean moves towards the weights; it starts with the second epoch."
+    if config.average and epoch > 1:
+        share = 1.0 if (epoch, step) == (2, 0) else -math.expm1(-1 / (config.average * steps))
+        for mean, p in zip(means, weights, strict=True):
+            mean.lerp_(p, share)
 
 # %% ../nbs/29_trainer.ipynb #356ff7f9
 def shown_in(
@@ -292,8 +301,8 @@ def train_epoch(
         run.ranks.add_gradients(run.model.parameters())
         run.optimiser.step()
         run.optimiser.zero_grad(set_to_none=True)
-        if run.shadow is not None and run.epoch > 1:
-            _average(run, 1.0 if (run.epoch, i) == (2, 0) else -math.expm1(-1 / (c.average * len(steps))))
+        if run.shadow is not None:
+            average(run.shadow.parameters(), run.model.parameters(), c, run.epoch, i, len(steps))
     means = {name: float(value) for name, value in sums.items()}
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:

@@ -165,6 +165,8 @@ def _validate(run: Trainer) -> dict[str, float]:
     "Validation metrics; remember the weights if they are the best so far."
     model = run.shadow if run.shadow is not None and run.epoch > 1 else run.model
     y_hat, z = predict(model, run.clips.valid, precision=run.config.precision, ranks=run.ranks)
+    if not y_hat["fusion"].isfinite().all():
+        raise FloatingPointError(f"epoch {run.epoch}: predictions are not finite; try a lower learning rate or weight")
     valid = run.ranks.broadcast(scores(y_hat, run.clips.valid, run.clips.dataset, run.clips.classes))
     measure = _measures(run)[0]
     score = valid[measure]

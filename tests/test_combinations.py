@@ -19,13 +19,12 @@ from conftest import refused
 import dmsil
 from dmsil.cells import Grid, load_grid
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
-from dmsil.combinations import GridConfig, grid
-from dmsil.model import ModelConfig
+from dmsil.combinations import GridConfig, grid, grid_model
 from dmsil.significance import detectable, flip_max_t, holm, paired_t
 from dmsil.stack import Stack, sign_patterns
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-MODEL = ModelConfig(frozen=True, sequence="stats")
+MODEL = grid_model()
 SMALL = GridConfig(seeds=(5,), epochs=6, patience=2, verdict_seeds=0, device="cpu")
 
 
@@ -388,7 +387,7 @@ def test_seeds_may_be_added_and_nothing_else_may_change(whole, tmp_path, data_fi
     assert [run["seed"] for run in columns(tmp_path)] == [1, 2, 3, 4] and columns(tmp_path)[:3] == columns(whole)
     for change, word in (
         (["--strength", "0.5"], "strength was 0.3, now 0.5"),
-        (["--hidden", "8"], "hidden was 32, now 8"),
+        (["--hidden", "8"], "hidden was 64, now 8"),
     ):
         end = refused(*base, "--seeds", 3, *change)
         assert end.returncode == 2 and end.stderr.count("\n") == 1 and word in end.stderr
