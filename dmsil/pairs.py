@@ -89,6 +89,7 @@ def held_out_correlations(
     folds: int,
     resamples: int,
     leading: int = 8,
+    whiten: bool = True,  # directions of the largest correlation; False: of the largest covariance
 ) -> tuple[
     Float[Tensor, " k"], Float[Tensor, "r k"], Float[Tensor, "s k"]
 ]:  # measured, of shuffled clips, of resamples
@@ -96,7 +97,7 @@ def held_out_correlations(
     k = min(leading, A.shape[1], B.shape[1])
     u, v = A.new_zeros(len(A), k), A.new_zeros(len(A), k)
     for train, out in splits(groups, folds) if k else ():
-        X, Y = _trained_white(A, train), _trained_white(B, train)
+        X, Y = (_trained_white(Z, train) if whiten else Z - Z[train].mean(0) for Z in (A, B))
         U, _, VT = torch.linalg.svd(X[train].T @ Y[train] / len(train), full_matrices=False)
         u[out], v[out] = ((Z[out] @ D[:, :k]).clamp(-BOUND, BOUND) for Z, D in ((X, U), (Y, VT.T)))
     scale = (u.square().sum(0) * v.square().sum(0)).clamp(min=1e-300).sqrt()
@@ -110,7 +111,9 @@ def kappa_null(
     D_b: Float[Tensor, "n q"],  # of the other
     rows: Int[Tensor, "r n"],  # shuffles
 ) -> Float[Tensor, " r"]:
-    "Kappa of shuffled clips."
+    "Kappa of shuffled clips; 0 where a side has no columns."
+    if not D_a.shape[1] * D_b.shape[1]:
+        return D_a.new_zeros(len(rows))
     A, B = sorted((unit_scaled(D_a), unit_scaled(D_b)), key=lambda D: -D.shape[1])
     n = len(A)
     a, b = A.square().sum(1), B.square().sum(1)
@@ -144,7 +147,7 @@ POWER = 0.8  # chance to find a share of the margin's size, without which nothin
 
 
 def verdict(
-    linear: bool,  # was a line found, of columns or of normal scores?
+    linear: bool,  # was a line found?
     nonlinear: bool,  # or something else?
     most: float,  # nats, the upper end of the interval
     power: float,  # chance to find a share of the margin's size
@@ -169,7 +172,7 @@ class Pair:
     bound: bool  # too few clips for all directions: `shared` and `interval` are of the leading ones, a lower bound
     variance_read: tuple[float, float]  # share of either side's variance that was measured
     verdict: str  # "shares", "shares, nonlinearly", "private" or "can't tell"
-    p: float  # of the four tests together
+    p: float  # of the five tests together
     power: float  # chance to find a share of the margin's size
     copula: float  # nats of normal scores
     copula_null95: float
@@ -186,13 +189,17 @@ class Pair:
     )  # pointwise information of each clip
 
 # %% ../nbs/32_pairs.ipynb #a3f1e4a7
+_LOUD = 64  # directions that are compared as loud as they are
+
+
 @dataclass(frozen=True)
 class Side:
-    "One modality, as the four tests see it."
+    "One modality, as the five tests see it."
 
     D: Float[Tensor, "n d"]  # float64
     columns: White
     scores: White
+    loud: Float[Tensor, "n k"]  # the scores' leading directions, as loud as they are beside the loudest
     shapes: Shapes
 
 
@@ -202,30 +209,36 @@ def one_side(
 ) -> Side:
     "White columns, white normal scores, kernel components and products of these."
     most = max(1, len(D) // CLIPS_A_DIRECTION)
-    columns, scores = white(standard(D), most), white(standard(normal_scores(D)), most)
-    return Side(D.double(), columns, scores, shapes(scores.W, groups.generator(5)))
+    X = standard(normal_scores(D))
+    columns, scores = white(standard(D), most), white(X, most)
+    W = scores.W[:, :_LOUD]
+    size = (X.T @ W).norm(dim=0)
+    return Side(D.double(), columns, scores, W * size / size[:1], shapes(scores.W, groups.generator(5)))
 
 # %% ../nbs/32_pairs.ipynb #c2bd4807
 def line_holds(
-    a: White,  # one side
-    b: White,  # the other
+    A: Float[Tensor, "n p"],  # one side
+    B: Float[Tensor, "n q"],  # the other
     groups: Groups,
+    whiten: bool,  # as in `held_out_correlations`
 ) -> bool:
     "Does the leading correlation lie above 0 on clips that were held out? Its interval doesn't ask what else binds the two."
     folds = min(5, len(groups.sizes))
-    resampled = held_out_correlations(a.W, b.W, groups, groups.of.new_empty(0, len(a.W)), folds, 400, leading=1)[2]
+    nothing = groups.of.new_empty(0, len(A))
+    resampled = held_out_correlations(A, B, groups, nothing, folds, 400, leading=1, whiten=whiten)[2]
     return bool(resampled.shape[1]) and percentiles(resampled[:, 0])[0] > 0
 
 # %% ../nbs/32_pairs.ipynb #ad5382da
-def _four_tests(
+def _five_tests(
     a: Side, b: Side, groups: Groups, rows, margin: float
-) -> tuple[Estimate, Estimate, Float[Tensor, "2 r"]]:
-    "Estimates of columns and of normal scores, and what kernel and products see, as the clips are and for each shuffle."
+) -> tuple[Estimate, Estimate, Float[Tensor, "5 r"]]:
+    "Estimates of columns and of normal scores; and all five statistics, of the clips as they are and of each shuffle."
     lines, ranked = (
         estimate(x.W, y.W, groups, rows, margin) for x, y in ((a.columns, b.columns), (a.scores, b.scores))
     )
-    as_is = torch.arange(len(a.D), device=rows.device)[None]
-    return lines, ranked, curved(a.shapes, b.shapes, torch.cat([as_is, rows]))
+    every = torch.cat([torch.arange(len(a.D), device=rows.device)[None], rows])
+    nats = [torch.cat([e.null.new_tensor([e.nats]), e.null]) for e in (lines, ranked)]
+    return lines, ranked, torch.stack([*nats, kappa_null(a.loud, b.loud, every), *curved(a.shapes, b.shapes, every)])
 
 
 def judged(
@@ -235,19 +248,22 @@ def judged(
     rows: Int[Tensor, "r n"],  # shuffles
     margin: float = MARGIN,  # nats below which a pair is private
 ) -> dict:  # by the names of `Pair`, and the two estimates
-    "Estimates, p of the four tests together, power, intervals and verdict."
+    "Estimates, p of the five tests together, power, intervals and verdict."
     read = (a.columns.read, b.columns.read)
     a, b = sorted(
         (a, b), key=lambda side: -side.columns.W.shape[1]
-    )  # all four tests shuffle the narrower one, as P43 wants it
-    lines, ranked, curves = _four_tests(a, b, groups, rows, margin)
-    with_estimate = lambda e: torch.cat([e.null.new_tensor([e.nats]), e.null])
-    p, found, line = tested(torch.stack([with_estimate(lines), with_estimate(ranked), *curves]))
+    )  # all five tests shuffle the narrower one, as P43 wants it
+    lines, ranked, statistics = _five_tests(a, b, groups, rows, margin)
+    p, found, line = tested(statistics)
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
-    lines_of = ((a.columns, b.columns), (a.scores, b.scores))
-    bent = any(found[2:])
-    linear = any(said and (not bent or line_holds(*of, groups)) for said, of in zip(found, lines_of))
+    lines_of = (
+        (a.columns.W, b.columns.W, groups, True),
+        (a.scores.W, b.scores.W, groups, True),
+        (a.loud, b.loud, groups, False),
+    )
+    bent = any(found[3:])
+    linear = any(said and (not bent or line_holds(*of)) for said, of in zip(found, lines_of))
     word = verdict(linear, bent or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"
@@ -260,7 +276,7 @@ def judged(
         "variance_read": read,
         "p": p,
         "power": power,
-        "nonlinear": tested(curves)[0],
+        "nonlinear": tested(statistics[3:])[0],
         "verdict": word,
         "interval": ends[0],
         "copula_interval": ends[1],

@@ -380,7 +380,7 @@ def critic(a, b, orders, seed: int, steps: int = STEPS) -> float:
 
 
 def beside(a, b, seed: int) -> dict:
-    "p of the verdict's four tests together, of nearest neighbours (where directions are few) and of a critic."
+    "p of the verdict's five tests together, of nearest neighbours (where directions are few) and of a critic."
     n, g, by = len(a), torch.Generator().manual_seed(seed), Groups(len(a), None, seed)
     orders = lambda n, times: torch.stack([torch.arange(n), *(torch.randperm(n, generator=g) for _ in range(times))])
     p = {"verdict": judged(one_side(a, by), one_side(b, by), by, shuffles(by, PERMUTATIONS))["p"]}
