@@ -155,9 +155,10 @@ def verdict(
     margin: float = MARGIN,  # nats
 ) -> str:  # "shares", "shares, nonlinearly", "private" or "can't tell"
     "What a measured pair may be called."
-    if not (nonlinear or cut) and most < margin and power >= POWER:
+    small = most < margin and power >= POWER and not cut
+    if small and not nonlinear:
         return "private"
-    if linear:
+    if linear and not small:
         return "shares"
     return "shares, nonlinearly" if nonlinear else "can't tell"
 
