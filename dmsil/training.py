@@ -151,6 +151,25 @@ class Run:
         before, y = self.features(part, trained=False)[0], None if self.clips.classes else labels
         return dmsil.information_report(features, y, groups, before=before, **options)
 
+    def table(self) -> str:
+        "The result as a few lines: the model beside the least possible error, where it is known, and the simplest guess."
+        m, ruler, bayes = self.metrics, self.metrics["reference"], self.clips.truth
+        measure, simple = ("Accuracy", "majority_accuracy") if self.clips.classes else ("MAE", "mean_predictor_MAE")
+        rows = [("multimodal", m[measure], bayes.get("bayes_mae"), ruler[simple])]
+        for name, mae in m["unimodal"].items():
+            rows.append((name, mae, bayes.get(name), None))
+        for subset, found in m.get("subsets", {}).items():  # of the modalities that the fusion is given
+            rows.append((f"from {subset}", found[measure], bayes.get(f"bayes_mae {subset}"), None))
+        number, width = (
+            lambda x: "     " if x is None else f"{x:5.3f}",
+            max(len(f"test {measure}"), 12, *(len(name) for name, *_ in rows)),
+        )
+        lines = [f"{'test ' + measure:<{width}} model  " + ("       major" if self.clips.classes else "Bayes   mean")]
+        lines += [f"{name:<{width}} {number(a)}  {number(b)}  {number(c)}" for name, a, b, c in rows]
+        others = ", ".join(f"{k} {v:.3f}" for k, v in m.items() if isinstance(v, float) and k != measure)
+        where = f"saved in {self.out}" if self.out else "not saved"
+        return "\n".join([*lines, others, f"best epoch {m['best_epoch']} of {m['epochs']}; {where}"])
+
     def plot(self):
         "Validation MAE and the terms of the loss over epochs."
         return plot_history(self.history, self.metrics["best_epoch"], self.metrics["reference"])

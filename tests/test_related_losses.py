@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import dmsil
 from dmsil.clips import synthetic_clips
+from dmsil.missing import with_missing
+from dmsil.related import compare
 from dmsil.related.cross_prediction import AugmentedContrast, CrossPrediction, SentimentContrast, predictability
 from dmsil.related.losses import PairLoss, Together, barlow_twins, both, cca, cmd, difference, infonce, vicreg
 from dmsil.related.relational import Replay, relational
@@ -434,21 +437,26 @@ def test_only_cca_keeps_still_under_maps():
         assert moved < 1e-6 if name == "cca" else moved > 1e-3, name
 
 
-# ---------------------------------------------------------------- the arena
+# ---------------------------------------------------------------- comparisons, and the arena
+
+SIMULATED = ("text", "audio", "vision")
+
+
+def arena_data(kind, seeds, clips=(250, 125, 125)):
+    import arena
+
+    return arena.simulated(kind, seeds, clips)
 
 
 def test_a_stack_of_models_is_as_many_runs():
     "Without dropout, two seeds trained together end where one alone does."
-    import arena
 
     def trained(seeds):
-        stack = arena.Stack("linear", "InfoNCE", seeds, (250, 125, 125))
-        for part in stack.model.modules():
+        models = compare.Models(arena_data("linear", seeds), "InfoNCE", seeds, 0.1)
+        for part in models.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
-        stack.scale = 0.1
-        arena.train(stack, 2)
-        return stack.read("test")
+        return models.fit(2, 125).read("test")
 
     (y, z), (y_one, z_one) = trained((0, 1)), trained((1,))
     assert torch.allclose(y["fusion"][1], y_one["fusion"][0], atol=1e-4)
@@ -457,45 +465,105 @@ def test_a_stack_of_models_is_as_many_runs():
 
 
 def test_every_mechanism_has_a_gradient_in_a_stack():
-    import arena
-
-    for name in arena.MECHANISMS:
-        stack = arena.Stack("linear", name, (0, 1), (125, 8, 8))
-        stack.scale = 1.0
-        x, shown = stack.data["train"], {s: torch.ones(125, dtype=torch.bool) for s in arena.NAMES}
-        _, z = stack.forward({s: x[s] for s in arena.NAMES}, shown)
-        aligned = stack.aligned(z, x)
+    data = arena_data("linear", (0, 1), (125, 8, 8))
+    for name in compare.MECHANISMS:
+        models = compare.Models(data, name, (0, 1), 1.0)
+        x, shown = data["train"], {s: torch.ones(125, dtype=torch.bool) for s in SIMULATED}
+        _, z = models.predictions(x, shown)
+        aligned = models.aligned(z, x)
         assert aligned.shape == (2,) and aligned.isfinite().all(), name
         assert torch.autograd.grad(aligned.sum(), z["audio"])[0].abs().max() > 0, name
 
 
-def test_the_results_are_the_tools():
-    "Its settings, ten reported seeds in each cell, every mechanism at every weight on at least one kind of simulation."
+@pytest.mark.parametrize("kind", ["nonlinear", "linear", "mosi", "mmmo", "interview"])
+def test_the_results_are_the_tools(kind):
+    "Its settings, ten reported seeds in each cell, every mechanism at every weight."
     import json
 
     import arena
 
-    found = json.loads(arena.RESULT.read_text(encoding="utf-8"))
-    settings = {"clips": list(arena.CLIPS), "epochs": arena.EPOCHS, "grid": list(arena.GRID)}
-    assert {name: found["settings"][name] for name in settings} == settings
-    for cell in found["cells"]:
+    found = compare.Comparison(**json.loads((arena.RESULTS / f"arena_{kind}.json").read_text(encoding="utf-8")))
+    epochs, batch = arena.LENGTH.get(kind, tuple(arena.SIMULATED.values()))
+    about = {"epochs": epochs, "batch_size": batch, "seeds": list(arena.REPORTED), "choosing": list(arena.CHOOSING)}
+    assert {name: found.about[name] for name in about} == about
+    for cell in found.cells:
         assert {row["seed"] for row in cell["seeds"] if "MAE" in row} == set(arena.REPORTED)
         assert {row["seed"] for row in cell["seeds"]} == {*arena.REPORTED, *arena.CHOOSING}
-    have = {(c["mechanism"], c["weight"]) for c in found["cells"] if c["kind"] == "nonlinear"}
-    assert have == {("none", 0.0)} | {(name, weight) for name in arena.MECHANISMS for weight in arena.GRID}
-    assert set(found["cost"]) == {"none", *arena.MECHANISMS}
+    mechanisms = set(compare.MECHANISMS) - (set() if kind in ("nonlinear", "linear") else {"teacher"})
+    assert found.tried() == {"none": [0.0]} | dict.fromkeys(mechanisms, [0.03, 0.3, 3.0])
+    assert set(found.cost) == {"none", *mechanisms}
 
 
-def test_cells_of_other_settings_are_not_added_to(tmp_path):
-    import arena
-    import common
+FEW = {"mechanisms": ("CCA", "kappa"), "weights": (0.3, 3.0), "seeds": (0, 1, 2), "choosing": (100, 101), "epochs": 2, "progress": False}  # fmt: skip
 
-    path = tmp_path / "arena.json"
-    begun = arena.begun(path, 2)
-    assert begun["cells"] == [] and begun["settings"] == arena.settings(2)
-    common.store(path, begun | {"cells": [{"kind": "linear"}], "machine": "another"})
-    again = arena.begun(path, 2)
-    assert again["cells"] == [{"kind": "linear"}] and again["machine"] == "another"
-    with pytest.raises(SystemExit, match="made with epochs 2, not 6"):
-        arena.begun(path, 6)
-    assert arena.begun(arena.RESULT, arena.EPOCHS)["settings"] == arena.settings(arena.EPOCHS)
+
+def test_a_comparison_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    "Stopped after two cells, then finished: the same file as without a stop; other settings are refused."
+    clips, out, stopped = (
+        synthetic_clips(n=(200, 80, 90), seed=2),
+        tmp_path / "made" / "whole.json",
+        tmp_path / "part.json",
+    )
+    whole = compare.compare(clips, out=out, **FEW)
+    written, count = compare.write_json, []
+
+    def twice(path, made):
+        written(path, made)
+        count.append(path)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "write_json", twice)
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(clips, out=stopped, **FEW)
+    monkeypatch.undo()
+    again = compare.compare(clips, out=stopped, **FEW)
+    without_time = lambda found: [{k: v for k, v in cell.items() if k != "cpu_seconds"} for cell in found.cells]
+    assert without_time(again) == without_time(whole) and again.before == whole.before and len(whole.cells) == 5
+    with pytest.raises(compare.DataError, match="epochs was 2, now 3"):
+        compare.compare(clips, out=stopped, **FEW | {"epochs": 3})
+    with pytest.raises(compare.DataError, match="labels was"):
+        compare.compare(synthetic_clips(n=(200, 80, 90), seed=3), out=stopped, **FEW)
+
+
+def test_a_comparison_counts_by_hand():
+    "Weights are chosen by the seeds that choose, differences are paired, Holm counts the mechanisms."
+    rows = lambda valid, mae: [
+        {"seed": s, "valid_MAE": v} | ({} if s > 99 else {"MAE": m, "pairs": {}})
+        for s, v, m in zip((0, 1, 2, 100), valid, (*mae, 0), strict=True)
+    ]
+    cells = [
+        {"mechanism": "none", "weight": 0.0, "seeds": rows((9, 9, 9, 0.5), (1.0, 2.0, 3.0))},
+        {"mechanism": "a", "weight": 0.3, "seeds": rows((0, 0, 0, 0.6), (9.0, 9.0, 9.0))},
+        {"mechanism": "a", "weight": 3.0, "seeds": rows((9, 9, 9, 0.4), (0.9, 1.91, 2.88))},
+        {"mechanism": "b", "weight": 0.3, "seeds": rows((9, 9, 9, 0.4), (1.5, 1.5, 3.5))},
+    ]
+    about = {"name": "made", "modalities": ["x", "y"], "seeds": [0, 1, 2], "choosing": [100]}
+    found = compare.Comparison(about, [], {}, cells)
+    assert found.chosen() == {"none": 0.0, "a": 3.0, "b": 0.3} and found.pairs == ["x~y"]
+    by_hand = stats.ttest_rel((0.9, 1.91, 2.88), (1.0, 2.0, 3.0)).pvalue
+    against = found.against_none()
+    assert against["a"]["mean"] == pytest.approx(-0.31 / 3) and against["a"]["p"] == pytest.approx(by_hand)
+    assert against["a"]["holm"] == pytest.approx(2 * by_hand)
+    assert "| a | 3 | 1.897" in found.table() and "-0.103 ± 0.038 *" in found.table() and "nats" not in found.table()
+
+
+def test_clips_without_a_modality_are_left_out():
+    clips = with_missing(synthetic_clips(n=(300, 120, 130), seed=4), 0.2, seed=1)
+    data = compare.stacked(clips, (0, 1))
+    whole = [int(torch.stack(list(split.present.values())).all(0).sum()) for split in clips.splits.values()]
+    assert [x["y"].shape[1] for x in data.values()] == whole and whole[0] < 300
+    assert all(x.isfinite().all() for part in data.values() for x in part.values())
+
+
+def test_a_shell_compares(tmp_path, capsys):
+    from dmsil.cli import main
+
+    out = tmp_path / "new" / "compare.json"
+    words = f"compare --mechanisms CCA --weights 0.3 --seeds 0 1 --epochs 1 --out {out}".split()
+    main(words)
+    said = capsys.readouterr().out
+    assert "| CCA | 0.3 |" in said and "text~audio" in said and out.exists()
+    with pytest.raises(SystemExit) as end:
+        main([*words[:-2], "--mechanisms", "coral", "--out", str(out)])
+    assert end.value.code == 2 and "coral is not one of" in capsys.readouterr().err

@@ -328,8 +328,9 @@ def stacked(clips: Clips | Callable[[int], Clips], seeds: tuple[int, ...]) -> Da
         }
         mean = {s: x[rows["train"]].mean(0) for s, x in made["train"].items()}
         std = {s: x[rows["train"]].std(0).clamp(min=1e-6) for s, x in made["train"].items()}
+        centre = found.train.labels.float()[rows["train"]].mean()
         ready = lambda part, s: ((made[part][s][rows[part]] - mean[s]) / std[s]).clamp(-5, 5)
-        y = {part: {"y": split.labels.float()[rows[part]]} for part, split in found.splits.items()}
+        y = {part: {"y": split.labels.float()[rows[part]] - centre} for part, split in found.splits.items()}
         return {part: {s: ready(part, s) for s in made[part]} | y[part] for part in made}
 
     each = [of(clips(seed)) for seed in seeds] if callable(clips) else [of(clips)] * len(seeds)
@@ -410,6 +411,8 @@ def compare(
              "labels": round(data["train"]["y"].double().abs().sum().item(), 3)} | about  # fmt: skip
     found = begun(out, about)
     save = lambda: write_json(Path(out), found.to_dict()) if out is not None else None
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), tqdm(total=1 + len(known) * len(weights), disable=not progress, unit="cell") as bar:
         for m in (m for m in [None, *known] if (m or "none") not in found.cost):
             found.cost[m or "none"] = round(cost(data, m, about["batch_size"]), 6)
