@@ -1,14 +1,19 @@
 "The objective by hand: values, gradients, names, and what it refuses."
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dmsil
 from dmsil.alignment import ModalAlignment
 from dmsil.labels import LabelGenerator, disagreement
 from dmsil.objective import LossTerms, multitask_loss
+from dmsil.trainer import Trainer
 
 NAMES = ("text", "audio", "vision")
 
@@ -133,3 +138,31 @@ def test_what_does_not_fit_is_refused_by_name(change, message):
     change(predictions, labels, weights)
     with pytest.raises(ValueError, match=message):
         multitask_loss(predictions, labels, weights)
+
+
+def test_hubers_distance_by_hand():
+    "A parabola up to δ, a line beyond, over δ; its limit is the absolute error, and its pull never exceeds 1."
+    off = torch.tensor([-3.0, -0.5, 0.0, 0.25, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
+    y = {"fusion": torch.zeros(6, dtype=torch.float64)}
+    by_hand = lambda d: torch.where(off.abs() <= d, off**2 / (2 * d), off.abs() - d / 2)
+    for delta in (0.3, 1.0, 2.5):
+        terms = multitask_loss({"fusion": off}, y, {}, delta=delta)
+        torch.testing.assert_close(terms.multimodal, by_hand(delta).mean())
+        assert (6 * torch.autograd.grad(terms.total, off)[0]).abs().max() <= 1
+    torch.testing.assert_close(multitask_loss({"fusion": off}, y, {}, delta=1e-9).total, off.abs().mean())
+    torch.testing.assert_close(multitask_loss({"fusion": off}, y, {}).total, off.abs().mean())
+    W = {"text": torch.full((6,), 0.25, dtype=torch.float64)}
+    both = multitask_loss({"fusion": off, "text": off}, y | {"text": y["fusion"]}, W, delta=1.0)
+    torch.testing.assert_close(both.unimodal["text"], 0.25 * both.multimodal)
+
+
+def test_delta_is_in_the_unit_of_the_labels():
+    "Labels ten times as large have a δ ten times as large; the preset has one, the two others none."
+    clips = dmsil.synthetic_clips(n=(120, 40, 40), seed=6)
+    large = replace(clips, **{k: replace(s, labels=10 * s.labels) for k, s in clips.splits.items()}, bound=30.0)
+    small, tenfold = (Trainer(c, dmsil.preset("dmsil_kappa", device="cpu")).delta for c in (clips, large))
+    assert small == pytest.approx(clips.train.labels.std().item()) and tenfold == pytest.approx(10 * small, rel=1e-5)
+    assert [dmsil.preset(name).train.huber for name in ("dmsil_kappa", "dmsil", "self_mm")] == [1.0, 0.0, 0.0]
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="huber"):
+            dmsil.preset("dmsil_kappa", huber=wrong)
