@@ -39,6 +39,10 @@ def _kappa_distance(D_a: Tensor, D_b: Tensor) -> Tensor:
     return 1 - kappa(D_a, D_b)
 
 
+def _size(D: Tensor, _: Tensor) -> Tensor:
+    return D.square().mean()
+
+
 class _Teacher(TeacherAlignment):
     "The teacher's vectors come with the features, under the name `teacher`."
 
@@ -62,6 +66,7 @@ MECHANISMS = {name: lambda pairs, widths, loss=loss: PairLoss(pairs, loss) for n
     "teacher": lambda pairs, widths: _Teacher(dict.fromkeys(widths, 1.0), {"": torch.zeros(2)}, widths),
     "prediction and contrasts": _predicting,
     "ICL and IAL": lambda pairs, widths: SimilarityAlignment(pairs),
+    "small features": lambda pairs, widths: PairLoss({(s, s): 1.0 for s in widths}, _size),
 }
 
 # %% ../../nbs/related/11_compare.ipynb #7166c46c
