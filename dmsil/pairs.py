@@ -265,7 +265,7 @@ def judged(
     )
     bent = any(found[3:])
     linear = any(said and (not bent or line_holds(*of)) for said, of in zip(found, lines_of))
-    word = verdict(linear, bent or (any(found) and not linear), max(high for _, high in ends), power, cut, margin)
+    word = verdict(linear, bent, max(high for _, high in ends), power, cut, margin)
     if not len(rows):
         p, power, word = math.nan, math.nan, "can't tell"
     if cut:

@@ -14,6 +14,7 @@ import torch
 from common import RESULTS, machine, parser
 
 import dmsil
+from dmsil.checkpoints import rounded
 from dmsil.corpora import load_interview, load_mmmo
 from dmsil.related.compare import Data, compare
 from dmsil.synthetic import Simulation, SyntheticConfig
@@ -77,7 +78,7 @@ def main() -> None:
             epochs, batch_size = LENGTH[kind]
             found = compare(real(kind, args.data), epochs=epochs, batch_size=batch_size, **given)
         else:
-            found = compare(simulated(kind, (*REPORTED, *CHOOSING)), truth=truth(), **SIMULATED, **given)
+            found = compare(simulated(kind, (*REPORTED, *CHOOSING)), truth=rounded(truth()), **SIMULATED, **given)
         print(f"{kind}\n{found.table()}", flush=True)
 
 
