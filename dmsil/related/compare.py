@@ -288,20 +288,25 @@ class Comparison:
         return str(self.table())
 
     def plot(self):
-        "Nats shared by a pair, mean over pairs, against the error: each mechanism at its chosen weight, the grey band being `none`."
+        "A row a mechanism: nats shared by a pair (mean over pairs), and the change of the error, each with its 95 % interval over seeds."
         import matplotlib.pyplot as plt
 
-        fig, ax = plt.subplots(figsize=(6.2, 3), dpi=76)
-        mean = lambda row: sum(x[0] for x in row["pairs"].values()) / len(row["pairs"])
-        none = self.values("none", 0.0)
-        half = _half(none)
-        ax.axhspan(float(none.mean()) - half, float(none.mean()) + half, color="0.92", zorder=0)
-        for name, w in self.chosen().items():
-            x, y = float(self.values(name, w, mean).mean()), float(self.values(name, w).mean())
-            ax.plot(x, y, "o", ms=5, color="k" if name == "none" else "C0")
-            ax.annotate(name, (x, y), xytext=(5, 2), textcoords="offset points", fontsize=8)
-        ax.margins(x=0.15)
-        ax.set(xlabel="nats shared by a pair, mean over pairs", ylabel="test MAE", title=self.about["name"])
+        chosen, against = self.chosen(), self.against_none()
+        mean = lambda row: sum(x[0] for x in row["pairs"].values()) / max(len(row["pairs"]), 1)
+        nats = {name: self.values(name, w, mean) for name, w in chosen.items()}
+        names = sorted(chosen, key=lambda name: (float(nats[name].mean()), name))
+        fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 0.9 + 0.23 * len(names)), dpi=76, sharey=True)
+        for k, name in enumerate(names):
+            colour = "k" if name == "none" else "0.55" if name == "small features" else "C0"
+            left.errorbar(float(nats[name].mean()), k, xerr=_half(nats[name]), fmt="o", ms=4, color=colour)
+            if d := against.get(name):
+                right.errorbar(d["mean"], k, xerr=(d["high"] - d["low"]) / 2, fmt="o", ms=4, color=colour)
+        if truth := self.about.get("truth"):
+            left.axvline(sum(truth["pairs"].values()) / len(self.pairs), color="0.5", ls="--", lw=1)
+        right.axvline(0, color="k", lw=0.8)
+        left.set_yticks(range(len(names)), names)
+        left.set_xlabel("nats shared by a pair", fontsize=9)
+        right.set_xlabel("MAE against none", fontsize=9)
         return fig
 
     def to_dict(self) -> dict[str, Any]:
