@@ -44,6 +44,19 @@ def standard(
 CLIPS_A_DIRECTION = 12  # clips that one direction takes
 
 
+def rank_of(
+    D: Float[Tensor, "n d"],  # features
+) -> int:
+    "Directions of the columns, before any is cut."
+    X = D.double() - D.double().mean(0)
+    X = X[:, X.std(0) > 1e-9 * D.double().abs().amax(0).clamp(min=1e-300)]
+    if not X.shape[1]:
+        return 0
+    X = X / X.std(0)
+    S = torch.linalg.svdvals(X) if X.shape[1] > len(X) else torch.linalg.eigvalsh(X.T @ X).flip(0).clamp(min=0).sqrt()
+    return int((S > 1e-5 * S[0]).sum())
+
+
 @dataclass(frozen=True)
 class White:
     "White features, and how much of the columns they hold."
@@ -56,6 +69,7 @@ class White:
 def white(
     X: Float[Tensor, "n d"],  # from `standard`
     most: int,  # components
+    rank: int | None = None,  # directions that the features have; cutting makes more; None: all of X
 ) -> White:
     "The leading principal components, at variance 1."
     if not X.shape[1]:
@@ -66,9 +80,10 @@ def white(
         L, V = torch.linalg.eigh(X.T @ X)
         S = L.flip(0).clamp(min=0).sqrt()
         U = X @ V.flip(1) / S.clamp(min=1e-300)
-    rank = int((S > 1e-5 * S[0]).sum())
-    k = min(rank, most)
-    return White(U[:, :k] * len(X) ** 0.5, rank > most, float(S[:k].square().sum() / S.square().sum()))
+    found = int((S > 1e-5 * S[0]).sum())
+    found = found if rank is None else min(found, rank)
+    k = min(found, most)
+    return White(U[:, :k] * len(X) ** 0.5, found > most, float(S[:k].square().sum() / S.square().sum()))
 
 # %% ../nbs/31_estimates.ipynb #05d674cc
 _NEAR = 1e-6  # 1 − ρ² is this at least

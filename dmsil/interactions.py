@@ -23,6 +23,7 @@ from dmsil.estimates import (
     shuffles,
     standard,
     student,
+    rank_of,
     white,
 )
 
@@ -102,7 +103,9 @@ def label_interactions(
 ]:  # by modality; nats that all know together, with their interval
     "What each modality knows about the label, alone and against all others."
     Y, rows = white(standard(y[:, None]), 1).W, shuffles(groups, permutations)
-    read = lambda names: white(standard(torch.cat([features[t] for t in names], 1)), max(1, len(y) // CLIPS_A_FEATURE))
+    joined = lambda names: torch.cat([features[t] for t in names], 1)
+    most = max(1, len(y) // CLIPS_A_FEATURE)
+    read = lambda names: white(standard(joined(names)), most, rank_of(joined(names)))
     everyone, found = read(features), {}
     I = estimate(everyone.W, Y, groups, rows)
     for s in features:

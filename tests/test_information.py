@@ -705,13 +705,15 @@ def test_import_is_light():
 
 
 def test_what_is_loud_is_found_in_wide_features():
-    "A tenth of a nat in 32 columns that are mixed from four directions: found, where white columns see little."
+    "A tenth of a nat in 32 columns that are mixed from four directions and a little noise: found, where white columns see little."
     names, words, white = ("text", "audio"), [], []
     for seed in range(5):
         config = SyntheticConfig(
             dims=dict.fromkeys(names, 32), omega=dict.fromkeys(names, 0.5), common=0.1, pairs={}, k_private=2
         )
-        found = pair_information(*Simulation(config).sample(400, seed=seed).x.values(), permutations=199, resamples=20)
+        g, x = torch.Generator().manual_seed(seed), Simulation(config).sample(400, seed=seed).x
+        noisy = [v + 0.05 * v.std() * torch.randn(v.shape, generator=g) for v in x.values()]
+        found = pair_information(*noisy, permutations=199, resamples=20)
         words.append(found.verdict)
         white.append(found.shared > found.null95)
     assert words.count("shares") >= 4 and sum(white) < 5
@@ -732,3 +734,25 @@ def test_loud_directions_care_for_size_and_not_for_order_or_unit():
     X = estimates.standard(estimates.normal_scores(D))
     top = torch.linalg.eigvalsh(X.T @ X / 120).flip(0)
     torch.testing.assert_close(size, (top / top[0])[: len(size)], rtol=1e-6, atol=1e-9)
+
+
+def test_cutting_makes_no_directions():
+    "Columns mixed from few heavy-tailed sources: as many directions as sources, and nats near those of the sources themselves."
+    g = torch.Generator().manual_seed(17)
+    z, e = torch.randn(2, 1500, 4, generator=g, dtype=torch.double)
+    heavy = lambda x: x.sign() * x.abs() ** 2.2
+    sources = heavy(z), heavy(0.7 * z + 0.51**0.5 * e)
+    wide = [x @ torch.randn(4, 20, generator=g, dtype=torch.double) for x in sources]
+    assert [estimates.rank_of(x) for x in (*sources, *wide)] == [4] * 4
+    assert estimates.white(estimates.standard(wide[0]), 99).W.shape[1] > 4
+    few, many = (pair_information(*x, permutations=39, resamples=20) for x in (sources, wide))
+    assert pairs.one_side(wide[0], estimates.Groups(1500)).columns.W.shape[1] == 4 and not many.bound
+    assert abs(few.shared - many.shared) < 0.5 * few.shared and many.interval[1] < 1.5
+
+
+@pytest.mark.parametrize(
+    "D, rank",
+    [(torch.zeros(50, 3), 0), (torch.randn(50, 7), 7), (torch.randn(30, 80), 29), (torch.ones(50, 2).cumsum(0), 1)],
+)
+def test_rank_of_columns(D, rank):
+    assert estimates.rank_of(D) == rank and estimates.rank_of(1e6 * D + 3e6) == rank
