@@ -20,10 +20,10 @@ from dmsil.estimates import (
     interval,
     mean_variance,
     null95,
+    rank_of,
     shuffles,
     standard,
     student,
-    rank_of,
     white,
 )
 
