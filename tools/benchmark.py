@@ -235,6 +235,7 @@ class OurRun:
 
         self.clips, self.model, self.forward, self.optimiser, self.epoch = clips, model, model, adam(model), 0
         self.device, self.ranks, self.alignment, self.shown = next(model.parameters()).device, Ranks(), None, None
+        self.delta = 0.0
         self.config = TrainConfig(precision=precision)
         self.generator = LabelGenerator(clips.train.labels, FEATURES, bound=3.0, mode="selfmm", neutral="exclude").to(
             self.device
