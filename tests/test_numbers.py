@@ -136,7 +136,10 @@ def verdict():
     top = result("signs")["optimum"]["ceiling"]
     kept, shared = sum(x <= 0.1 * top for x in nats["-"]), sum(x >= 0.9 * top for x in nats["+"])
     yield "{} of {} minuses bring their pair within 10 % of the floor", kept, len(nats["-"])
-    yield "P21's own pattern `+-0` to {} nats, though with the largest error", f"{patterns['+-0']['pairs']['text~vision']['shared']:.2f}"
+    yield (
+        "P21's own pattern `+-0` to {} nats, though with the largest error",
+        f"{patterns['+-0']['pairs']['text~vision']['shared']:.2f}",
+    )
     yield "{} of {} pluses reach 90 % of the ceiling", shared, len(nats["+"])
     yield "and none less than {} nats", f"{min(nats['+']):.1f}"
     worst = max(run["MAE"] for run in patterns.values()) / patterns["000"]["MAE"]
