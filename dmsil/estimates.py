@@ -29,32 +29,20 @@ BOUND = 5.0  # deviations at which columns are cut
 
 def standard(
     D: Float[Tensor, "n d"],  # features
+    bound: float = BOUND,  # deviations
 ) -> Float[Tensor, "n k"]:  # float64; columns that don't vary are left out
-    "Columns of mean 0 and variance 1, cut at `BOUND` deviations."
+    "Columns of mean 0 and variance 1, cut at a bound."
     X = D.double()
     X = X[:, X.std(0) > 1e-9 * X.abs().amax(0).clamp(min=1e-300)]
     for _ in range(30 if X.shape[1] else 0):
         X = (X - X.mean(0)) / X.std(0, correction=0)
-        if not (X.abs() > 1.001 * BOUND).any():
+        if not (X.abs() > 1.001 * bound).any():
             break
-        X = X.clamp(-BOUND, BOUND)
+        X = X.clamp(-bound, bound)
     return X
 
 # %% ../nbs/31_estimates.ipynb #e6d6c302
 CLIPS_A_DIRECTION = 12  # clips that one direction takes
-
-
-def rank_of(
-    D: Float[Tensor, "n d"],  # features
-) -> int:
-    "Directions of the columns, before any is cut."
-    X = D.double() - D.double().mean(0)
-    X = X[:, X.std(0) > 1e-9 * D.double().abs().amax(0).clamp(min=1e-300)]
-    if not X.shape[1]:
-        return 0
-    X = X / X.std(0)
-    S = torch.linalg.svdvals(X) if X.shape[1] > len(X) else torch.linalg.eigvalsh(X.T @ X).flip(0).clamp(min=0).sqrt()
-    return int((S > 1e-5 * S[0]).sum())
 
 
 @dataclass(frozen=True)
@@ -84,6 +72,22 @@ def white(
     found = found if rank is None else min(found, rank)
     k = min(found, most)
     return White(U[:, :k] * len(X) ** 0.5, found > most, float(S[:k].square().sum() / S.square().sum()))
+
+
+def rank_of(
+    D: Float[Tensor, "n d"],  # features
+) -> int:
+    "Directions of the columns, before any is cut."
+    X = standard(D, math.inf)
+    return white(X, X.shape[1]).W.shape[1]
+
+
+def white_columns(
+    D: Float[Tensor, "n d"],  # features
+    most: int,  # components
+) -> White:
+    "Columns cut at `BOUND` deviations and white; no more directions than they had before the cut."
+    return white(standard(D), most, rank_of(D))
 
 # %% ../nbs/31_estimates.ipynb #05d674cc
 _NEAR = 1e-6  # 1 − ρ² is this at least

@@ -20,11 +20,11 @@ from dmsil.estimates import (
     interval,
     mean_variance,
     null95,
-    rank_of,
     shuffles,
     standard,
     student,
     white,
+    white_columns,
 )
 
 # %% ../nbs/33_interactions.ipynb #6b89e20f
@@ -103,9 +103,8 @@ def label_interactions(
 ]:  # by modality; nats that all know together, with their interval
     "What each modality knows about the label, alone and against all others."
     Y, rows = white(standard(y[:, None]), 1).W, shuffles(groups, permutations)
-    joined = lambda names: torch.cat([features[t] for t in names], 1)
     most = max(1, len(y) // CLIPS_A_FEATURE)
-    read = lambda names: white(standard(joined(names)), most, rank_of(joined(names)))
+    read = lambda names: white_columns(torch.cat([features[t] for t in names], 1), most)
     everyone, found = read(features), {}
     I = estimate(everyone.W, Y, groups, rows)
     for s in features:

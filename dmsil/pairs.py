@@ -28,12 +28,12 @@ from dmsil.estimates import (
     interval,
     normal_scores,
     null95,
-    rank_of,
     shapes,
     shuffles,
     standard,
     tested,
     white,
+    white_columns,
 )
 
 # %% ../nbs/32_pairs.ipynb #749029cc
@@ -212,7 +212,7 @@ def one_side(
     "White columns, white normal scores, kernel components and products of these."
     most = max(1, len(D) // CLIPS_A_DIRECTION)
     X = standard(normal_scores(D))
-    columns, scores = white(standard(D), most, rank_of(D)), white(X, most)
+    columns, scores = white_columns(D, most), white(X, most)
     W = scores.W[:, :_LOUD]
     size = (X.T @ W).norm(dim=0)
     return Side(D.double(), columns, scores, W * size / size[:1], shapes(scores.W, groups.generator(5)))

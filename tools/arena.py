@@ -8,6 +8,7 @@ differ by first weights, order and dropout. FOLDER holds mosi/upstream, encoders
 holds are not trained again; all of it takes half an hour on one idle core.
 """
 
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ from common import RESULTS, machine, parser
 
 import dmsil
 from dmsil.checkpoints import rounded
-from dmsil.corpora import load_interview, load_mmmo
 from dmsil.related.compare import Data, compare
 from dmsil.synthetic import Simulation, SyntheticConfig
 
@@ -46,20 +46,17 @@ def truth() -> dict:
         "bayes_MAE": world.bayes_mae(),
         "bayes_unimodal": {s: world.bayes_mae(s) for s in NAMES},
         "bayes_without": {s: world.bayes_mae(*(o for o in NAMES if o != s)) for s in NAMES},
-        "pairs": {f"{a}~{b}": world.information(a, b) for i, a in enumerate(NAMES) for b in NAMES[i + 1 :]},
+        "pairs": {"~".join(pair): world.information(*pair) for pair in combinations(NAMES, 2)},
         "label": dmsil.synthetic.label_information(world, *NAMES),
     }
 
 
 def real(name: str, folder: Path):
     "The clips of a real set, or a function of the seed."
-    if name == "mosi":
-        from real import mosi
+    from real import the_clips
 
-        return mosi(folder)
-    if name == "mmmo":
-        return load_mmmo(folder / "mmmo" / "features.npz")
-    return lambda seed: load_interview(folder / "mit_interview", fold=seed % 10, folds=10, seed=seed // 10)
+    by_seed = lambda seed: the_clips(name, folder, seed, 1.0)
+    return by_seed if name == "interview" else by_seed(0)
 
 
 def main() -> None:

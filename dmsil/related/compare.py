@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from ..checkpoints import rounded, write_json
 from ..clips import Clips, DataError, Vectors, few
 from ..covariance import coral, kappa
-from ..estimates import Groups, estimate, interval, standard, white
+from ..estimates import CLIPS_A_DIRECTION, Groups, estimate, interval, white_columns
 from ..metrics import MarkdownTable
 from ..missing import thinned
 from ..model import MultimodalModel, Spec, input_features
@@ -156,7 +156,8 @@ FEWEST = 60  # test clips for nats
 def nats(D_a: Float[Tensor, "n p"], D_b: Tensor) -> list[float]:
     "Shared information of held-out features, bias taken off, with its interval."
     groups = Groups(len(D_a))
-    W_a, W_b = (white(standard(D.reshape(len(D), -1)), max(1, len(D) // 12)).W for D in (D_a, D_b))
+    most = max(1, len(D_a) // CLIPS_A_DIRECTION)
+    W_a, W_b = (white_columns(D.reshape(len(D), -1), most).W for D in (D_a, D_b))
     found = estimate(W_a, W_b, groups, torch.empty(0, len(D_a), dtype=torch.long))
     return [max(found.nats, 0.0), *interval(found, groups)]
 
