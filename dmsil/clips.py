@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -196,7 +197,9 @@ class Clips:
     test: Split
     bound: float = 3.0  # labels lie in [−bound, bound]
     dataset: str = "mosi"  # whose metrics apply: "mosi", "mosei", "sims" or "simsv2"
-    truth: dict[str, float] = field(default_factory=dict)  # least possible errors, where the source knows them
+    truth: dict[str, float] = field(
+        default_factory=dict
+    )  # the best predictor's errors on the test clips, where the source knows them
     notes: tuple[str, ...] = ()  # what was changed on the way in
     scale: dict[str, tuple[list[float], list[float]]] = field(
         default_factory=dict
@@ -422,8 +425,8 @@ def synthetic_clips(
     n: tuple[int, int, int] = (4000, 1000, 2000),  # clips in train, valid and test
     seed: int = 0,  # of the draw
 ) -> Clips:  # inputs are `Vectors`
-    "Clips of `dmsil.synthetic`, with their true unimodal labels and the least possible errors."
-    from dmsil.synthetic import Simulation, SyntheticConfig
+    "Clips of `dmsil.synthetic`, with their true unimodal labels and the errors of the Bayes predictors on the test clips."
+    from dmsil.synthetic import Simulation, SyntheticConfig, bayes_prediction
 
     world = Simulation(config or SyntheticConfig())
 
@@ -438,6 +441,14 @@ def synthetic_clips(
         )
 
     train, valid, test = draw(0), draw(1), draw(2)
-    truth = {"bayes_mae": world.bayes_mae()} | {s: world.unimodal_bayes_mae(s) for s in train.inputs}
-    truth |= {f"bayes_mae {subset}": mae for subset, mae in world.bayes_by_subset().items()}
+    x, y = {s: part.values.double() for s, part in test.inputs.items()}, {None: test.labels} | test.unimodal
+
+    def bayes_mae(*names: str, target: str | None = None) -> float:
+        y_hat = bayes_prediction(world, {s: x[s] for s in names}, target)
+        return (y_hat - y[target]).abs().mean().item()
+
+    truth = {"bayes_mae": bayes_mae(*x)} | {s: bayes_mae(s, target=s) for s in x}
+    truth |= {
+        f"bayes_mae {'+'.join(names)}": bayes_mae(*names) for k in range(len(x)) for names in combinations(x, k + 1)
+    }
     return Clips("synthetic", train, valid, test, truth=truth)

@@ -131,7 +131,7 @@ def class_shares(
 
 # %% ../nbs/28_prediction.ipynb #3ce66025
 def reference(clips: Clips) -> dict[str, float]:
-    "What to hold a MAE against: the mean of the training labels, and the Bayes error where it is known; an accuracy: the most frequent class of train."
+    "What to hold a MAE against: the mean of the training labels, and the Bayes predictor where it is known; an accuracy: the most frequent class of train."
     if clips.classes:
         shares, y = class_shares(clips), clips.test.labels.long().cpu()
         majority = {

@@ -152,7 +152,7 @@ class Run:
         return dmsil.information_report(features, y, groups, before=before, **options)
 
     def table(self) -> str:
-        "The result as a few lines: the model beside the least possible error, where it is known, and the simplest guess."
+        "The result as a few lines: the model beside the Bayes predictor, where it is known, and the simplest guess."
         m, ruler, bayes = self.metrics, self.metrics["reference"], self.clips.truth
         measure, simple = ("Accuracy", "majority_accuracy") if self.clips.classes else ("MAE", "mean_predictor_MAE")
         rows = [("multimodal", m[measure], bayes.get("bayes_mae"), ruler[simple])]

@@ -2,7 +2,7 @@
 
     python tools/missing.py [--sets simulation mosi interview] [--arms none dropout gaps] [--data FOLDER] [--workers 1]
 
-The preset is `dmsil_kappa` with the absolute error (`huber=0`). "none" is told of missing modalities and has never seen one; "dropout" hides each modality of a
+The preset is `dmsil_kappa`. "none" is told of missing modalities and has never seen one; "dropout" hides each modality of a
 training clip from the fusion with probability 0.3, which was chosen on seeds 101 and 102 of the simulation; "gaps" trains without
 dropout on clips of which each lacks about a third of its modalities. The test clips are complete, but for the subset in question. FOLDER holds
 mosi/upstream, encoders/mosi_text.npz and mit_interview. Runs that are in the file are not run again; all of them take
@@ -55,7 +55,7 @@ def run(name: str, arm: str, seed: int, folder: Path) -> dict:
     "One run: the error for each subset, the least possible one where it is known, and that of the mean label."
     clips = the_clips(name, seed, folder)
     given = with_gaps(clips, seed) if arm == "gaps" else clips
-    done = dmsil.fit(given, "dmsil_kappa", huber=0.0, seed=seed, device="cpu", progress=False, **ARMS[arm])
+    done = dmsil.fit(given, "dmsil_kappa", seed=seed, device="cpu", progress=False, **ARMS[arm])
     subsets = done.metrics["subsets"]
     bayes = {s: clips.truth[f"bayes_mae {s}"] for s in subsets if f"bayes_mae {s}" in clips.truth}
     mean = done.metrics["reference"]["mean_predictor_MAE"]
