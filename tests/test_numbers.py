@@ -111,12 +111,12 @@ def interview():
         digits = 3 if name == "simulation" else 2
         yield words, *(short(mean(map(error, runs(name, arm))), digits) for arm in ("all", "dmsil_kappa"))
     bayes = mean(run["bayes_MAE"] for run in runs("simulation", "dmsil_kappa"))
-    yield "(Bayes {})", short(bayes, 3)
+    yield "(the Bayes predictor {} on the same clips)", short(bayes, 3)
     heads = lambda arm: [short(mean(run["unimodal"][s] for run in runs("simulation", arm))) for s in NAMES]
     yield "{}, {} and {} for text, audio and vision", *heads("dmsil_kappa")
     yield "with labels copied from the clip {}, {} and {} (Bayes", *heads("copy")
     yield "Self-MM's {}, {} and {}.", *heads("self_mm")
-    yield "is {} times the Bayes error", f"{mean(map(error, runs('simulation', 'dmsil_kappa'))) / bayes:.2f}"
+    yield "is {} times that of the Bayes predictor", f"{mean(map(error, runs('simulation', 'dmsil_kappa'))) / bayes:.2f}"
 
 
 def mosi():
