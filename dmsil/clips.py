@@ -433,22 +433,16 @@ def synthetic_clips(
     def draw(k: int) -> Split:
         sample, name = world.sample(n[k], seed=3 * seed + k), SPLITS[k]
         inputs = {s: Vectors(x.float()) for s, x in sample.x.items()}
-        return Split(
-            tuple(f"{name}_{i}" for i in range(n[k])),
-            inputs,
-            sample.y_m.float(),
-            {s: y.float() for s, y in sample.y.items()},
-        )
+        own = {s: y.float() for s, y in sample.y.items()}
+        return Split(tuple(f"{name}_{i}" for i in range(n[k])), inputs, sample.y_m.float(), own)
 
     train, valid, test = draw(0), draw(1), draw(2)
     x, y = {s: part.values.double() for s, part in test.inputs.items()}, {None: test.labels} | test.unimodal
 
-    def bayes_mae(*names: str, target: str | None = None) -> float:
-        y_hat = bayes_prediction(world, {s: x[s] for s in names}, target)
-        return (y_hat - y[target]).abs().mean().item()
+    def bayes_mae(names, target=None) -> float:
+        return (bayes_prediction(world, {s: x[s] for s in names}, target) - y[target]).abs().mean().item()
 
-    truth = {"bayes_mae": bayes_mae(*x)} | {s: bayes_mae(s, target=s) for s in x}
-    truth |= {
-        f"bayes_mae {'+'.join(names)}": bayes_mae(*names) for k in range(len(x)) for names in combinations(x, k + 1)
-    }
+    truth = {"bayes_mae": bayes_mae(x)} | {s: bayes_mae([s], s) for s in x}
+    subsets = [names for k in range(len(x)) for names in combinations(x, k + 1)]
+    truth |= {f"bayes_mae {'+'.join(names)}": bayes_mae(names) for names in subsets}
     return Clips("synthetic", train, valid, test, truth=truth)

@@ -376,6 +376,24 @@ class SequenceEncoder(nn.Module):
             state = self.state(steps)
         return self.project(state)
 
+# %% ../nbs/21_encoders.ipynb #75de42aa
+class Mixed(nn.Module):
+    "Tanh of the first half of the columns, GELU of the others."
+
+    def forward(
+        self,
+        x: Float[Tensor, "n d"],  # units before they bend
+    ) -> Float[Tensor, "n d"]:  # and after
+        bounded, free = x.tensor_split(2, -1)
+        return torch.cat([bounded.tanh(), nn.functional.gelu(free)], -1)
+
+
+ACTIVATIONS = {
+    "relu": (nn.ReLU, nn.ReLU),
+    "gelu": (nn.GELU, nn.GELU),
+    "mixed": (Mixed, nn.GELU),
+}  # of the first hidden layer, of all others
+
 # %% ../nbs/21_encoders.ipynb #8971a015
 class VectorEncoder(nn.Module):
     "Hidden layers of Linear, activation and dropout, then Linear."
@@ -387,15 +405,16 @@ class VectorEncoder(nn.Module):
         hidden: int = 64,  # units of a hidden layer
         dropout: float = 0.1,  # after each hidden layer
         depth: int = 1,  # hidden layers
-        activation: str = "relu",  # "relu" or "gelu"
+        activation: str = "relu",  # "relu", "gelu" or "mixed"
     ):
         super().__init__()
-        if activation not in ("relu", "gelu"):
-            raise ValueError(f'activation must be "relu" or "gelu", got {activation!r}')
-        self.width, act = out, {"relu": nn.ReLU, "gelu": nn.GELU}[activation]
-        widths = [width, *[hidden] * depth]
-        layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), act(), nn.Dropout(dropout))]
-        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], out))
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        first, other = ACTIVATIONS[activation]
+        self.width, acts = out, [first, *[other] * (depth - 1)]
+        pairs = zip(pairwise([width, *[hidden] * depth]), acts, strict=False)
+        layers = [part for pair, act in pairs for part in (nn.Linear(*pair), act(), nn.Dropout(dropout))]
+        self.net = nn.Sequential(*layers, nn.Linear(hidden if depth else width, out))
 
     def forward(
         self,

@@ -63,7 +63,7 @@ class ModelConfig:
     bidirectional: bool = False  # LSTM in both directions
     hidden: int = 32  # LSTM units, and units of a vector encoder's hidden layers
     depth: int = 1  # hidden layers of a vector encoder
-    activation: Literal["relu", "gelu"] = "relu"  # of a vector encoder
+    activation: Literal["relu", "gelu", "mixed"] = "relu"  # of a vector encoder
     encoded: int = 16  # width of e_s for sequences and vectors
     aligned: int = 0  # width of z_s, which the alignment acts on and the fusion reads; 0: Self-MM's wiring
     features: dict[str, int] = field(

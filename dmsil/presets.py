@@ -73,7 +73,7 @@ PRESETS = {
             preset="dmsil_kappa", measure="kappa", alignment=1.5, strength=0.1, share="none", whitening=0.45, keep="objective",
             labels="posterior", floor=0.1, huber=1.0, batch_size=128, lr_encoders=3e-3, lr_heads=3e-3, weight_decay=0.1, average=1.5, patience=8,
         ),
-        ModelConfig(hidden=64, depth=2, activation="gelu", encoded=32, aligned=8, dropout=0.05),
+        ModelConfig(hidden=64, depth=2, activation="mixed", encoded=32, aligned=8, dropout=0.05),
     ),
     "dmsil": Preset(TrainConfig(), ModelConfig()),
     "self_mm": Preset(TrainConfig(preset="self_mm", measure="none"), ModelConfig()),

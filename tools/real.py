@@ -31,14 +31,15 @@ ARMS = {
     "dmsil_kappa": ("dmsil_kappa", {}),
     "all": ("dmsil_kappa", {"pairs": "all"}),
     "absolute error": ("dmsil_kappa", {"huber": 0.0}),
+    "GELU alone": ("dmsil_kappa", {"activation": "gelu"}),
     "copy": ("dmsil_kappa", {"labels": "copy"}),
     "no labels": ("dmsil_kappa", {"labels": "none"}),
 }
 SETS = {
-    "mosi": ("self_mm", "dmsil", "dmsil_kappa", "all", "absolute error"),
-    "interview": ("self_mm", "dmsil", "dmsil_kappa", "all", "absolute error"),
+    "mosi": ("self_mm", "dmsil", "dmsil_kappa", "all", "absolute error", "GELU alone"),
+    "interview": ("self_mm", "dmsil", "dmsil_kappa", "all", "absolute error", "GELU alone"),
     "mmmo": ("self_mm", "dmsil", "dmsil_kappa", "all", "absolute error"),
-    "simulation": ("self_mm", "dmsil_kappa", "all", "absolute error", "copy", "no labels"),
+    "simulation": ("self_mm", "dmsil_kappa", "all", "absolute error", "GELU alone", "copy", "no labels"),
     "mosi, fine-tuned": ("self_mm", "dmsil", "dmsil_kappa"),
 }
 SHARES = (1.0, 0.25, 0.1)  # of MOSI's training labels
