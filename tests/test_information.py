@@ -16,6 +16,8 @@ from scipy.optimize import linprog
 import dmsil
 from dmsil import estimates, interactions, pairs
 from dmsil.clips import video_of
+from dmsil.covariance import kappa
+from dmsil.estimates import Groups
 from dmsil.interactions import discrete_split, joint_bounds, least_informative
 from dmsil.pairs import neighbour_information, pair_information, verdict
 from dmsil.report import information_report
@@ -586,6 +588,30 @@ def test_neighbours_read_a_known_pair():
     z, e = torch.randn(2, 4000, 1, generator=g, dtype=torch.double)
     assert neighbour_information(z, 0.8 * z + 0.6 * e) == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.06)
     assert neighbour_information(z, e) == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_neighbours_are_those_of_scikit_learn(k):
+    from sklearn.feature_selection import mutual_info_regression
+
+    g = torch.Generator().manual_seed(9)
+    z, e = torch.randn(2, 500, 1, generator=g, dtype=torch.double)
+    y = 0.8 * z + 0.6 * e
+    theirs = mutual_info_regression(z.numpy(), y[:, 0].numpy(), n_neighbors=k, random_state=0)[0]
+    assert neighbour_information(z, y, k) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_intervals_of_kappa_are_of_all_clips_and_of_enough_halves(sample, monkeypatch):
+    a, b = sample.x["text"].double()[:300], sample.x["audio"].double()[:300]
+    halves, whole = pairs.kappa_halves(a, b, Groups(300), 40), kappa(a, b)
+    assert len(halves) == 40 and halves.mean().item() == pytest.approx(whole.item(), abs=1e-9)
+    asked, made = [], pairs.kappa_halves
+    monkeypatch.setattr(
+        pairs, "kappa_halves", lambda a, b, groups, times: asked.append(times) or made(a, b, groups, times)
+    )
+    for resamples in (50, 1000):
+        pair_information(a, b, permutations=39, resamples=resamples)
+    assert asked == [20, 100]
 
 
 # The report -------------------------------------------------------------------------------------------------------

@@ -58,3 +58,19 @@ def test_the_folds_of_the_interviews_cover_everybody_once_in_each_repeat():
         ids = [clip for row in rows for clip in row["ids"]]
         assert len(ids) == len(set(ids)) == done["interview"]["clips"]
         assert np.isfinite([y for row in rows for y in row["predictions"]]).all()
+
+
+@pytest.mark.parametrize("seed", real.SIMULATED)
+def test_simulated_clips_are_learned_to_near_the_least_error(seed):
+    "Of each draw: the multimodal error within 10 % of the Bayes predictor's on the same clips, each head within its own, and below that of copied labels."
+    rows = {
+        row["arm"]: row
+        for row in json.loads(real.RESULT.read_text())["runs"]
+        if (row["set"], row["seed"]) == ("simulation", seed)
+    }
+    mine, copied, bayes = rows["dmsil_kappa"], rows["copy"]["unimodal"], dmsil.synthetic_clips(seed=seed).truth
+    assert mine["metrics"]["MAE"] <= 1.10 * bayes["bayes_mae"] and mine["bayes_MAE"] == pytest.approx(
+        bayes["bayes_mae"], rel=1e-4
+    )
+    for s, most in {"text": 1.15, "audio": 1.6, "vision": 1.8}.items():
+        assert mine["unimodal"][s] <= most * bayes[s] and mine["unimodal"][s] < copied[s]

@@ -2,7 +2,7 @@
 
     python tools/arena.py [--sets nonlinear linear mosi mmmo interview] [--data FOLDER]
 
-`dmsil.related.compare` does it: the network of the preset dmsil_kappa, its unimodal labels copied, the models of all seeds trained together.
+`dmsil.related.compare` does it: the network of the preset dmsil_kappa with GELU in every unit, its unimodal labels copied, the models of all seeds trained together.
 On a simulation each seed has clips of its own; of the interviews each has a fold of its own; MOSI and ICT-MMMO have one split, and seeds
 differ by first weights, order and dropout. FOLDER holds mosi/upstream, encoders/mosi_text.npz, mit_interview and mmmo. Cells that a file
 holds are not trained again; all of it takes half an hour on one idle core.
