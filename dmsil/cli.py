@@ -25,7 +25,7 @@ import torch
 import tyro
 
 from .checkpoints import load_model, saved_config, tensorboard, write_csv, write_json
-from .clips import Caution, DataError, Split, few, video_of
+from .clips import Caution, DataError, few, video_of
 from .combinations import GridConfig, grid, grid_model
 from .corpora import fetch
 from .model import ModelConfig, Spec, input_features, prepare
@@ -121,12 +121,12 @@ def _is_run(what: str) -> bool:
     return folder.is_dir() and ((folder / "config.json").exists() or not clips)
 
 
-def _of_run(folder: str, data: str, split: str, source: Source) -> tuple[dict, dict, Split, torch.Tensor | None]:
-    "Features of a saved run, those of its first step, the clips, and their labels if they are numbers."
+def _of_run(folder: str, data: str, split: str, source: Source) -> tuple:
+    "Features of a saved run, those of its first step, their labels if they are numbers, and ids."
     model, about, clips = _saved(folder, data, source)
     part = getattr(clips, split or "test")
     first = initial_model(model.config, {s: Spec(*spec) for s, spec in about["specs"].items()}, about["train"]["seed"])
-    return predict(model, part)[1], predict(first, part)[1], part, None if clips.classes else part.labels
+    return predict(model, part)[1], predict(first, part)[1], None if clips.classes else part.labels, part.ids
 
 
 def _of_inputs(data: str, split: str, source: Source) -> tuple[dict, torch.Tensor | None, tuple[str, ...]]:
@@ -151,6 +151,7 @@ class Verdict:
     source: Flat[Source] = Source()  # how the clips are read; what is left open: as the run was trained
     group: Literal["video", "clip"] = "video"  # which clips are split and resampled together
     permutations: int = 200  # shuffles for the null
+    margin: float = 0.1  # nats below which a pair is private
     seed: int = 0  # of folds, shuffles and resamples
     out: Path | None = None  # JSON file; empty: report.json in a run's folder, else none
     figure: Path | None = None  # picture file, png or svg
@@ -158,20 +159,18 @@ class Verdict:
     def report(self) -> Report:
         "Measure."
         if _is_run(self.what):
-            features, before, part, labels = _of_run(self.what, self.data, self.split, self.source)
-            ids = part.ids
+            features, before, labels, ids = _of_run(self.what, self.data, self.split, self.source)
         elif self.data:
             raise DataError.at(Path(self.what).name, "", "--data", self.data, "the folder of a run, or no --data")
         else:
             before, (features, labels, ids) = None, _of_inputs(self.what, self.split, self.source)
-        groups = video_of(ids) if self.group == "video" else None
-        return information_report(features, labels, groups, before, permutations=self.permutations, seed=self.seed)
+        given = {"groups": video_of(ids) if self.group == "video" else None, "before": before, "margin": self.margin}
+        return information_report(features, labels, **given, permutations=self.permutations, seed=self.seed)
 
     def run(self) -> None:
         "Measure, save, print."
-        report = self.report()
-        out = self.out or (Path(self.what) / "report.json" if _is_run(self.what) else None)
-        if out is not None:
+        report, kept = self.report(), Path(self.what) / "report.json" if _is_run(self.what) else None
+        if (out := self.out or kept) is not None:
             write_json(out, report.to_dict())
         if self.figure is not None:
             report.plot().savefig(self.figure)

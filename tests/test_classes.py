@@ -516,8 +516,9 @@ def test_what_goes_on_after_ctrl_c(monkeypatch, capsys, word, said):
 
 def test_report_on_a_table_and_on_a_run(shell, capsys):
     folder, arrays = shell
-    main(["report", str(folder / "t.csv"), *arrays, "--target", "mood", "--permutations", "39"])
-    assert json.loads(capsys.readouterr().out)["modalities"] == {}
+    main(["report", str(folder / "t.csv"), *arrays, "--target", "mood", "--permutations", "39", "--margin", "0.2"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["modalities"] == {} and said["margin"] == 0.2
     main(["report", str(folder / "e"), "--split", "train", "--permutations", "39"])
     assert set(json.loads(capsys.readouterr().out)["modalities"]) == {"face", "voice"}
 
