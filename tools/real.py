@@ -21,6 +21,7 @@ from dmsil.checkpoints import rounded
 from dmsil.clips import Clips, Split, Vectors, video_of
 from dmsil.corpora import load_interview, load_mmmo
 from dmsil.model import input_features, prepare
+from dmsil.presets import PRESETS
 
 RESULT = RESULTS / "real.json"
 CACHE = ROOT / ".cache" / "real"
@@ -152,8 +153,8 @@ def jobs(name: str) -> list[tuple[int, float]]:
 
 
 def arms(name: str) -> list[tuple[str, tuple[int, float]]]:
-    "The runs of one set: sharing every pair only where all labels are there."
-    return [(arm, job) for job in jobs(name) for arm in SETS[name] if arm != "all" or job[1] == 1]
+    "The runs of one set: presets with every share of the labels, changes of one thing with all of them."
+    return [(arm, job) for job in jobs(name) for arm in SETS[name] if arm in PRESETS or job[1] == 1]
 
 
 def one(name: str, arm: str, seed: int, share: float, folder: Path) -> dict:
