@@ -3,7 +3,7 @@
     python tools/speed.py [--out FILE]
 
 Posterior labels of 16,000 clips with the simulation's three modalities (32, 16 and 24 columns), and a report on 3,000 clips with three
-modalities of 64 columns, each in a process of its own on all cores. Memory is what the process's largest resident size grew by.
+modalities of 64 columns, each in a process of its own with two threads. Memory is what the process's largest resident size grew by.
 """
 
 import resource
@@ -17,6 +17,9 @@ RESULT = RESULTS / "speed.json"
 
 def measured(call) -> dict:
     "Seconds and megabytes of a call."
+    import torch
+
+    torch.set_num_threads(2)
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     call()
     seconds = time.perf_counter() - start
@@ -44,7 +47,7 @@ def report() -> dict:
 
 
 def main() -> None:
-    out, found = parser(__doc__, RESULT).parse_args().out, {"machine": machine("all of them a process")}
+    out, found = parser(__doc__, RESULT).parse_args().out, {"machine": machine("2 threads a process")}
     for name, call in {"posterior labels": labels, "report": report}.items():
         with ProcessPoolExecutor(1) as pool:
             found[name] = pool.submit(call).result()
