@@ -140,7 +140,7 @@ def verdict():
     kept, shared = sum(x <= 0.1 * top for x in nats["-"]), sum(x >= 0.9 * top for x in nats["+"])
     yield "{} of {} minuses bring their pair within 10 % of the floor", kept, len(nats["-"])
     yield (
-        "P21's own pattern `+-0` to {} nats, though with the largest error",
+        "P21's own pattern `+-0` to {} nats;",
         f"{patterns['+-0']['pairs']['text~vision']['shared']:.2f}",
     )
     yield "{} of {} pluses reach 90 % of the ceiling", shared, len(nats["+"])
