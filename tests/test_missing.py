@@ -473,6 +473,6 @@ def test_the_page_says_what_was_measured():
     told = re.findall(r"^\| ([a-z+]+) \| ([\d.]+) \| ([\d.]+) \|$", prose, re.M)
     mean = {arm: {s: np.mean([row[s] for row in rows]) for s in rows[0]} for arm, rows in ratios.items()}
     assert [(s, f"{mean['none'][s]:.2f}", f"{mean['dropout'][s]:.2f}") for s in mean["none"]] == told
-    assert max(mean["dropout"].values()) < 1.125 and min(mean["dropout"].values()) > 1.035
+    assert max(mean["dropout"].values()) < 1.08 and min(mean["dropout"].values()) > 1.01
     far = [value for row in ratios["dropout"] for value in row.values()]
-    assert len(far) == 35 and [round(v, 3) for v in far if v > 1.15] == [1.157]
+    assert len(far) == 35 and max(far) < 1.1
