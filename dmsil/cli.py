@@ -28,6 +28,7 @@ from .checkpoints import load_model, saved_config, tensorboard, write_csv, write
 from .clips import Caution, DataError, few, video_of
 from .combinations import GridConfig, grid, grid_model
 from .corpora import fetch
+from .estimates import MARGIN
 from .model import ModelConfig, Spec, input_features, prepare
 from .posterior import Prior, posterior_labels
 from dmsil.prediction import (
@@ -151,7 +152,7 @@ class Verdict:
     source: Flat[Source] = Source()  # how the clips are read; what is left open: as the run was trained
     group: Literal["video", "clip"] = "video"  # which clips are split and resampled together
     permutations: int = 200  # shuffles for the null
-    margin: float = 0.1  # nats below which a pair is private
+    margin: float = MARGIN  # nats below which a pair is private
     seed: int = 0  # of folds, shuffles and resamples
     out: Path | None = None  # JSON file; empty: report.json in a run's folder, else none
     figure: Path | None = None  # picture file, png or svg

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -442,7 +441,6 @@ def synthetic_clips(
     def bayes_mae(names, target=None) -> float:
         return (bayes_prediction(world, {s: x[s] for s in names}, target) - y[target]).abs().mean().item()
 
-    truth = {"bayes_mae": bayes_mae(x)} | {s: bayes_mae([s], s) for s in x}
-    subsets = [names for k in range(len(x)) for names in combinations(x, k + 1)]
-    truth |= {f"bayes_mae {'+'.join(names)}": bayes_mae(names) for names in subsets}
+    by_subset = {f"bayes_mae {subset}": bayes_mae(names) for subset, names in world.subsets().items()}
+    truth = {"bayes_mae": by_subset[f"bayes_mae {'+'.join(x)}"]} | {s: bayes_mae([s], s) for s in x} | by_subset
     return Clips("synthetic", train, valid, test, truth=truth)

@@ -411,10 +411,10 @@ class VectorEncoder(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         first, other = ACTIVATIONS[activation]
-        self.width, acts = out, [first, *[other] * (depth - 1)]
-        pairs = zip(pairwise([width, *[hidden] * depth]), acts, strict=False)
+        self.width, widths, acts = out, [width, *[hidden] * depth], [first, *[other] * depth][:depth]
+        pairs = zip(pairwise(widths), acts, strict=True)
         layers = [part for pair, act in pairs for part in (nn.Linear(*pair), act(), nn.Dropout(dropout))]
-        self.net = nn.Sequential(*layers, nn.Linear(hidden if depth else width, out))
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], out))
 
     def forward(
         self,

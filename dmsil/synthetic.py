@@ -275,10 +275,14 @@ class Simulation:
         "Least MAE of y_m from x of `names`; from all modalities together if none is named."
         return mean_absolute(self.label_variance(*(names or self.names)))
 
+    def subsets(self) -> dict[str, tuple[str, ...]]:
+        "Each subset of the modalities, under a name such as text+audio."
+        sizes = range(1, len(self.names) + 1)
+        return {"+".join(names): names for k in sizes for names in combinations(self.names, k)}
+
     def bayes_by_subset(self) -> dict[str, float]:
-        "Least MAE of y_m from each subset of the modalities, under names such as text+audio."
-        subsets = [names for k in range(1, len(self.names) + 1) for names in combinations(self.names, k)]
-        return {"+".join(names): self.bayes_mae(*names) for names in subsets}
+        "Least MAE of y_m from each subset of the modalities."
+        return {subset: self.bayes_mae(*names) for subset, names in self.subsets().items()}
 
     def unimodal_bayes_mae(self, name: str) -> float:
         "Least MAE of y_s from x_s."

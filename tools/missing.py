@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from common import RESULTS, machine, parser, runs, store, stored
+from real import the_clips
 
 import dmsil
 from dmsil.checkpoints import rounded
 from dmsil.clips import Clips
-from dmsil.corpora import load_interview
 from dmsil.missing import with_missing
 
 RESULT = RESULTS / "missing.json"
@@ -34,17 +34,6 @@ SEEDS = {
 }
 
 
-def the_clips(name: str, seed: int, folder: Path) -> Clips:
-    "Simulated clips, MOSI with frozen text as tools/real.py has it, or a fold of the interviews."
-    if name == "mosi":
-        from real import mosi
-
-        return mosi(folder)
-    if name == "interview":
-        return load_interview(folder / "mit_interview", fold=seed, folds=10, seed=0)
-    return dmsil.synthetic_clips(seed=seed)
-
-
 def with_gaps(clips: Clips, seed: int) -> Clips:
     "The same clips, a third of the modalities of train and valid missing."
     torn = with_missing(clips, 1 / 3, seed)
@@ -52,8 +41,8 @@ def with_gaps(clips: Clips, seed: int) -> Clips:
 
 
 def run(name: str, arm: str, seed: int, folder: Path) -> dict:
-    "One run: the error for each subset, the least possible one where it is known, and that of the mean label."
-    clips = the_clips(name, seed, folder)
+    "One run: the error for each subset, the best predictor's where it is known, and that of the mean label."
+    clips = the_clips(name, folder, seed, 1.0)
     given = with_gaps(clips, seed) if arm == "gaps" else clips
     done = dmsil.fit(given, "dmsil_kappa", seed=seed, device="cpu", progress=False, **ARMS[arm])
     subsets = done.metrics["subsets"]
