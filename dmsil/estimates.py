@@ -380,6 +380,32 @@ def curved(
     kernel = dependence(both, b.curve, rows) + dependence(a.curve, b.line, rows)
     return torch.stack([kernel, dependence(a.product, b.white, rows) + dependence(a.white, b.product, rows)])
 
+# %% ../nbs/31_estimates.ipynb #ae976cb5
+def planted_square(
+    a: Shapes,  # one side
+    b: Shapes,  # the other
+    rows: Int[Tensor, "r n"],  # shuffles
+    nats: float,  # to put in
+    generator: torch.Generator,  # of the directions
+) -> Float[Tensor, "2 r"]:  # by how much the statistic of products grows: b bent by a, and a by b
+    "A random direction of one side bends one of the other; without limit where there can be no square."
+    if not len(rows) or not a.white.shape[1] * b.white.shape[1]:
+        return a.white.new_full((2, len(rows)), math.inf).double()
+    some = torch.arange(len(a.white), device=rows.device)[:: math.ceil(len(a.white) / 2000)]
+    rows, c = rows[:, some], math.sqrt(1 - math.exp(-2 * nats))
+    direction = lambda k: torch.nn.functional.normalize(torch.randn(k, len(rows), generator=generator), dim=0)
+    w_a, w_b = (direction(x.white.shape[1]).to(x.white) for x in (a, b))
+    standardised = lambda x: (x - x.mean(0)) / x.std(0, correction=0)
+    u, v = standardised(a.white[some] @ w_a), standardised((b.white @ w_b).gather(0, rows.T))
+    at_b = lambda x: x.new_zeros(len(b.white), len(rows)).scatter_add(0, rows.T, x)  # the clips that were shuffled
+    Q_a, Q_b = a.product[some], b.product
+    growth = []
+    for q, s in ((Q_a.T @ v, Q_a.T @ standardised(u**2)), (Q_b.T @ at_b(u), Q_b.T @ at_b(standardised(v**2)))):
+        q, s = q / len(some), s / len(some)
+        more = (c * s + math.sqrt(1 - c * c) * q).square().sum(0) - q.square().sum(0)
+        growth.append(more if len(q) else torch.full_like(more, math.inf))  # one column of two values has no square
+    return torch.stack(growth).double()
+
 # %% ../nbs/31_estimates.ipynb #0116b456
 ALPHA = 0.025  # in so few cases at most something is said to be shared that isn't: the interval's lower end, too, errs as often
 

@@ -28,6 +28,7 @@ from dmsil.estimates import (
     interval,
     normal_scores,
     null95,
+    planted_square,
     shapes,
     shuffles,
     standard,
@@ -151,7 +152,7 @@ def verdict(
     linear: bool,  # was a line found?
     nonlinear: bool,  # or something else?
     most: float,  # nats, the upper end of the interval
-    power: float,  # chance to find a share of the margin's size
+    power: float,  # chance to find a share of the margin's size, a line or a square: the smaller one
     cut: bool = False,  # were directions left out?
     margin: float = MARGIN,  # nats
 ) -> str:  # "shares", "shares, nonlinearly", "private" or "can't tell"
@@ -175,7 +176,8 @@ class Pair:
     variance_read: tuple[float, float]  # share of either side's variance that was measured
     verdict: str  # "shares", "shares, nonlinearly", "private" or "can't tell"
     p: float  # of the five tests together
-    power: float  # chance to find a share of the margin's size
+    power: float  # chance to find a share of the margin's size that is a line
+    power_bent: float  # and one that is a square
     copula: float  # nats of normal scores
     copula_null95: float
     copula_interval: tuple[float, float]
@@ -259,6 +261,8 @@ def judged(
     p, found, line = tested(statistics)
     cut, ends = a.columns.cut or b.columns.cut, [interval(e, groups) for e in (lines, ranked)]
     power = (lines.planted > line[0]).double().mean().item()
+    bends = planted_square(a.shapes, b.shapes, rows, margin, groups.generator(7))
+    power_bent = (statistics[-1, 1:] + bends > line[-1]).double().mean(1).amin().item()
     lines_of = (
         (a.columns.W, b.columns.W, groups, True),
         (a.scores.W, b.scores.W, groups, True),
@@ -266,9 +270,9 @@ def judged(
     )
     bent = any(found[3:])
     linear = any(said and (not bent or line_holds(*of)) for said, of in zip(found, lines_of))
-    word = verdict(linear, bent, max(high for _, high in ends), power, cut, margin)
+    word = verdict(linear, bent, max(high for _, high in ends), min(power, power_bent), cut, margin)
     if not len(rows):
-        p, power, word = math.nan, math.nan, "can't tell"
+        p, power, power_bent, word = math.nan, math.nan, math.nan, "can't tell"
     if cut:
         ends = [(interval(e, groups, 0.9)[0], math.inf) for e in (lines, ranked)]
     return {
@@ -278,6 +282,7 @@ def judged(
         "variance_read": read,
         "p": p,
         "power": power,
+        "power_bent": power_bent,
         "nonlinear": tested(statistics[3:])[0],
         "verdict": word,
         "interval": ends[0],

@@ -11,20 +11,29 @@ import json
 import math
 import re
 import time
+import zlib
 from pathlib import Path
 
 import torch
 from common import RESULTS, ROOT, machine, parser, runs, store
 from torch import nn
 
-from dmsil.estimates import ALPHA, CLIPS_A_DIRECTION, MARGIN, Groups, shuffles
+from dmsil.estimates import (
+    ALPHA,
+    CLIPS_A_DIRECTION,
+    MARGIN,
+    Groups,
+    null95,
+    pointwise,
+    shuffles,
+)
 from dmsil.interactions import PARTS, label_interactions
-from dmsil.pairs import POWER, clip_notes, judged, neighbour_information, one_side
+from dmsil.pairs import POWER, clip_notes, judged, neighbour_information, one_side, splits
 from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
 RESULT, CACHE = RESULTS / "calibration.json", ROOT / ".cache" / "calibration"
-PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "order": 100, "power": 100}, 25
-FEW = 200  # draws of all other kinds
+PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "shared": 200}, 25
+FEW = 100  # draws of all other kinds
 STEPS = 100  # of a critic
 LEVEL = 0.05  # at which tests are compared
 CASES: dict[str, dict] = {}
@@ -305,6 +314,23 @@ def _(g):
     return a, b, None
 
 
+def squared(d, n, nats=MARGIN):
+    "A random direction of one side is bent by one of the other, as `planted_square` does: is it found as often as that says?"
+    c = math.sqrt(1 - math.exp(-2 * nats))
+
+    def make(g):
+        a, b = normal(g, n, d), normal(g, n, d)
+        u, w = (nn.functional.normalize(normal(g, d), dim=0) for _ in range(2))
+        s = (a @ u).square()
+        return a, b + torch.outer(c * (s - s.mean()) / s.std() + (math.sqrt(1 - c * c) - 1) * (b @ w), w), None
+
+    case(f"a square of {nats:g} nats, {d} + {d}, n = {n}", kind="square")(make)
+
+
+for d, n in ((8, 300), (8, 500), (8, 1000), (16, 1000), (16, 2000), (32, 2000)):
+    squared(d, n)
+
+
 # ---------------------------------------------------------------- what is known about the label
 
 KNOWN: dict[str, dict] = {}  # what each modality of a simulation knows, and a modality of noise
@@ -391,12 +417,50 @@ def beside(a, b, seed: int) -> dict:
     return p | {"critic": critic(a.float(), b.float(), orders(n // 2, PERMUTATIONS), seed)}
 
 
+# ---------------------------------------------------------------- components of the training clips, and of all clips
+
+for p, q in ((5, 768), (40, 40), (8, 8)):
+    case(f"{p} + {q}, n = 300, on held-out clips", kind="components")(
+        lambda g, p=p, q=q: (normal(g, 300, p), normal(g, 300, q), None)
+    )
+
+
+def components(D, rows):
+    "The leading white components of some clips, for all clips; a sixteenth of the clips' number."
+    X = (D - D[rows].mean(0)) / D[rows].std(0)
+    _, S, VT = torch.linalg.svd(X[rows], full_matrices=False)
+    k = min(len(rows) // 16, int((S > 1e-5 * S[0]).sum()))
+    return X @ VT[:k].T / S[:k] * len(rows) ** 0.5
+
+
+def held_out_information(A, B, train, out):
+    "Pointwise information summed over clips that were held out, of white components and of shuffled ones: only these are white anew."
+    B = B - B[:, train].mean(1, keepdim=True)
+    L = torch.linalg.cholesky(B[:, train].mT @ B[:, train] / len(train))
+    B = torch.linalg.solve_triangular(L, B.mT, upper=False).mT
+    U, rho, VT = torch.linalg.svd(A[train].T @ B[:, train] / len(train), full_matrices=False)
+    return pointwise(A[out] @ U, B[:, out] @ VT.mT, rho.clamp(max=1 - 1e-6)).sum(-1)
+
+
+def on_held_out(a, b, by: Groups) -> dict[str, bool]:
+    "Is something said to be shared, by 200 shuffles of components that were chosen on training clips, or on all?"
+    every = torch.cat([torch.arange(len(a))[None], shuffles(by, PERMUTATIONS)])
+    shares = {}
+    for chosen in ("training clips", "all clips"):
+        nats = 0
+        for train, out in splits(by, 5):
+            A, B = (components(D, train if chosen == "training clips" else torch.arange(len(D))) for D in (a, b))
+            nats = nats + torch.cat([held_out_information(A, B[rows], train, out) for rows in every.split(50)])
+        shares[chosen] = bool(nats[0] > null95(nats[1:]))
+    return shares
+
+
 # ---------------------------------------------------------------- drawing and counting
 
 
 def draw(name: str, seed: int) -> dict:
     "One pair, or what is known about one label, measured."
-    a, b, groups = CASES[name]["make"](torch.Generator().manual_seed(1000 * seed + 17))
+    a, b, groups = CASES[name]["make"](torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode())))
     if name in KNOWN:
         known, _, _ = label_interactions(a, b, Groups(len(b), groups, seed), PERMUTATIONS)
         within = lambda ends, true: bool(ends[0] - 1e-9 <= true <= ends[1])
@@ -410,6 +474,8 @@ def draw(name: str, seed: int) -> dict:
     if CASES[name]["kind"] == "power":
         return {"n": len(a), "p": beside(a, b, seed)}
     by = Groups(len(a), groups, seed)
+    if CASES[name]["kind"] == "components":
+        return {"n": len(a), "shares": on_held_out(a, b, by)}
     both = {"a": one_side(a, by), "b": one_side(b, by)}
     found = judged(*both.values(), by, shuffles(by, PERMUTATIONS))
     found["noted"] = any("pass groups" in note or "one group" in note for note in clip_notes(both, by))
@@ -440,6 +506,12 @@ def summary(name: str, draws: list[dict]) -> dict:
     if CASES[name]["kind"] == "power":
         found = {test: share(lambda d, test=test: d["p"][test] <= LEVEL) for test in draws[0]["p"]}
         return {"n": draws[0]["n"], "draws": N, "truth": true, "found": found}
+    if CASES[name]["kind"] == "components":
+        return {
+            "n": draws[0]["n"],
+            "draws": N,
+            "shares": {of: share(lambda d, of=of: d["shares"][of]) for of in draws[0]["shares"]},
+        }
     called = lambda *words: sum(d["verdict"] in words for d in draws)
     k = called("shares", "shares, nonlinearly")
     ends = [beta.ppf(0.025, k, N - k + 1) if k else 0.0, beta.ppf(0.975, k + 1, N - k) if k < N else 1.0]
@@ -458,6 +530,8 @@ def summary(name: str, draws: list[dict]) -> dict:
         "copula": share(lambda d: d["copula"]),
         "bound": share(lambda d: d["bound"]),
         "power": share(lambda d: d["power"]),
+        "power_bent": share(lambda d: d["power_bent"]),
+        "bent_found": share(lambda d: d["nonlinear"] <= ALPHA),
         "variance_read": draws[0]["variance_read"],
         "noted": share(lambda d: d["noted"]),
     }
@@ -509,9 +583,10 @@ def write(have: dict[str, list]) -> None:
         "clips_a_direction": CLIPS_A_DIRECTION,
     }
     found = {name: summary(name, draws) for name, draws in have.items() if draws}
-    parts = {part: {} for part in ("cases", "labels", "power")}
+    parts = {part: {} for part in ("cases", "labels", "power", "components")}
     for name, counts in found.items():
-        parts["labels" if name in KNOWN else "power" if CASES[name]["kind"] == "power" else "cases"][name] = counts
+        kind = CASES[name]["kind"]
+        parts["labels" if name in KNOWN else kind if kind in parts else "cases"][name] = counts
     store(RESULT, {"machine": machine(), "settings": settings, **parts})
 
 
