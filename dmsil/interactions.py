@@ -57,7 +57,7 @@ class Modality:
     synergistic: float  # what it takes this one and others for
     added: float  # what is lost without it: unique + synergistic
     interval: dict[str, tuple[float, float]]  # of each of the five, 95 %; where it is a bound: (low, inf)
-    null95: dict[str, float]  # alone, added: 95th percentile for shuffled labels
+    null95: dict[str, float]  # what at most 5 % exceed where a part is 0
     bound: dict[str, bool]  # alone, others, together: were there too few clips for all directions?
 
 
@@ -74,21 +74,33 @@ def _parts(I_s: float, I_o: float, I: float) -> dict[str, float]:
     }
 
 # %% ../nbs/33_interactions.ipynb #c78d9ce3
-def _difference(s: Estimate, o: Estimate, groups: Groups) -> tuple[float, float]:
-    "An interval of I_s − I_o, cut at 0."
-    sd = math.sqrt(mean_variance(s.clipwise - o.clipwise, groups).item() + s.V_0 + o.V_0)
-    return tuple(max(0.0, s.nats - o.nats + side * student(groups) * sd) for side in (-1, 1))
+def _scatter(s: Estimate, o: Estimate, groups: Groups, level: float = 0.95) -> float:
+    "Half the width of an interval of I_s − I_o."
+    return student(groups, level) * math.sqrt(mean_variance(s.clipwise - o.clipwise, groups).item() + s.V_0 + o.V_0)
 
 
 def _ends(s: Estimate, o: Estimate, s_o: Estimate, o_s: Estimate, groups: Groups) -> dict[str, tuple[float, float]]:
     "Intervals of the five parts, from I_s, I_o, I − I_o and I − I_s."
     alone, others, added, rest = (interval(e, groups) for e in (s, o, s_o, o_s))
     lesser = lambda x, y: (min(x[0], y[0]), min(x[1], y[1]))
+    half = _scatter(s, o, groups)
     return {
         "alone": alone,
         "redundant": lesser(alone, others),
-        "unique": _difference(s, o, groups),
+        "unique": tuple(max(0.0, s.nats - o.nats + side * half) for side in (-1, 1)),
         "synergistic": lesser(added, rest),
+        "added": added,
+    }
+
+
+def _nulls(s: Estimate, o: Estimate, s_o: Estimate, o_s: Estimate, groups: Groups) -> dict[str, float]:
+    "What at most 5 % exceed where a part is 0."
+    alone, others, added, rest = (null95(e.null).item() for e in (s, o, s_o, o_s))
+    return {
+        "alone": alone,
+        "redundant": max(alone, others),
+        "unique": _scatter(s, o, groups, 0.9),
+        "synergistic": max(added, rest),
         "added": added,
     }
 
@@ -115,10 +127,7 @@ def label_interactions(
         for part in ("alone", *(("added", "synergistic") if not others.cut else ())):
             if own.cut:
                 ends[part] = (ends[part][0], math.inf)
-        null, parts = (
-            {"alone": null95(I_s.null).item(), "added": null95(s_o.null).item()},
-            _parts(I_s.nats, I_o.nats, I.nats),
-        )
+        parts, null = _parts(I_s.nats, I_o.nats, I.nats), _nulls(I_s, I_o, s_o, o_s, groups)
         ends = {part: (min(low, parts[part]), max(high, parts[part])) for part, (low, high) in ends.items()}
         found[s] = Modality(
             **parts,

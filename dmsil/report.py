@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .estimates import MARGIN, Groups, mean_variance, student
 from .interactions import PARTS, Modality, label_interactions
-from .pairs import Pair, checked_features, clip_notes, measured_pair, one_side
+from .pairs import POWER, Pair, checked_features, clip_notes, measured_pair, one_side
 
 # %% ../nbs/34_report.ipynb #7eda08c7
 @dataclass(frozen=True)
@@ -82,6 +82,18 @@ def _gaps(features: dict[str, Tensor], complete: int) -> list[str]:
     return [told] if missing else []
 
 # %% ../nbs/34_report.ipynb #8eee1504
+def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
+    "Of which pairs a share of the margin's size could hide."
+    faint = {
+        " – ".join(pair): p
+        for pair, p in pairs.items()
+        if p.verdict == "can't tell" and not p.bound and min(p.power, p.power_bent) < POWER
+    }
+    lines, squares = (" / ".join(f"{getattr(p, of):.0%}" for p in faint.values()) for of in ("power", "power_bent"))
+    told = f"too few clips to call {', '.join(faint)} private: of shares of {margin:g} nats {lines} of lines and {squares} of squares would be found"
+    return [f"{told}, {POWER:.0%} are needed"] if faint else []
+
+
 def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, settings: dict, margin: float) -> Report:
     "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
     from tqdm.auto import tqdm
@@ -104,7 +116,7 @@ def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, setti
             else label_interactions({s: D[rows] for s, D in features.items()}, y[rows], by, settings["permutations"])
         )
         bar.update()
-    notes = [*_gaps(features, len(rows)), *clip_notes(sides, by)]
+    notes = [*_gaps(features, len(rows)), *clip_notes(sides, by), *_faint(pairs, margin)]
     if any(m.bound["together"] for m in modalities.values()):
         notes.append(
             f"about the label: {len(rows)} clips are too few for all columns of several modalities; only their leading directions were measured"
@@ -182,6 +194,12 @@ def _mark(part: str, bound: dict[str, bool]) -> str:
     return "≈ " if bound["others"] and part != "alone" or bound["alone"] and part in ("redundant", "unique") else ""
 
 
+def _value(m: Modality, part: str) -> str:
+    "In brackets where it doesn't exceed its null."
+    x = getattr(m, part)
+    return f"({x:.2f})" if x <= m.null95[part] else f"{x:.2f}"
+
+
 def _tables(report: Report) -> list[list[list[str]]]:
     "The rows of the two tables, with their headings."
     some_cut = any(p.bound for p in report.pairs.values())
@@ -222,9 +240,7 @@ def _tables(report: Report) -> list[list[list[str]]]:
         )
     known = [["about the label (nats)", *PARTS]]
     for s, m in report.modalities.items():
-        known.append(
-            [s, *(f"{_mark(part, m.bound)}{getattr(m, part):.2f} {_range(m.interval[part])}" for part in PARTS)]
-        )
+        known.append([s, *(f"{_mark(part, m.bound)}{_value(m, part)} {_range(m.interval[part])}" for part in PARTS)])
     return [pairs, known] if report.modalities else [pairs]
 
 # %% ../nbs/34_report.ipynb #179f40a3
@@ -243,11 +259,12 @@ def _caption(report: Report) -> str:
     groups = f" in {report.groups} groups" if report.groups < report.clips else ""
     mark = "≥ " if any(m.bound["together"] for m in report.modalities.values()) else ""
     known = f"together they know {mark}{report.together:.2f} nats {_range(report.together_interval)} about the label"
+    parts = "redundant, unique and synergistic as Bertschinger et al. define them, of the Gaussian fit; numbers in (brackets) are no more than chance gives"
     return "; ".join(
         [
             f"{report.clips} clips{groups}",
-            *([known] if report.modalities else []),
-            f"private: less than {report.margin:g} nats",
+            *([known, parts] if report.modalities else []),
+            f"private: less than {report.margin:g} nats along lines, and a line or a square of that size would have been found",
             *report.notes,
         ]
     )

@@ -166,6 +166,12 @@ class Run:
         )
         lines = [f"{'test ' + measure:<{width}} model  " + ("       major" if self.clips.classes else "Bayes   mean")]
         lines += [f"{name:<{width}} {number(a)}  {number(b)}  {number(c)}" for name, a, b, c in rows]
+        for pair, row in m.get("heard", {}).items():  # where pairs were measured
+            word = "shared" if row["share"] else "left alone"
+            kappas = " and ".join(f"{kappa:.2f}" for kappa in row["low"])
+            lines.append(
+                f"{pair} {word}: κ is at least {kappas}, either tells {row['redundant nats']:.2f} nats of the label"
+            )
         others = ", ".join(f"{k} {v:.3f}" for k, v in m.items() if isinstance(v, float) and k != measure)
         where = f"saved in {self.out}" if self.out else "not saved"
         return "\n".join([*lines, others, f"best epoch {m['best_epoch']} of {m['epochs']}; {where}"])
@@ -301,6 +307,8 @@ def _finish(run: Trainer, folder: Path | None) -> Run:
         metrics["subsets"] = by_subset(run.model, run.clips.test, *args)
     if run.posterior is not None:
         metrics["reliability"] = {s: k.kappa for s, k in run.posterior.reliability.items()}
+        if run.config.share == "measured" and not run.config.pairs:
+            metrics["heard"] = {"~".join(row.pop("pair")): row for row in run.posterior.pairs()}
     pairs = getattr(run.alignment, "weights", {})
     metrics["pairs"] = {"~".join(pair): w for pair, w in pairs.items()}
     metrics |= {

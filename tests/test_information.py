@@ -267,6 +267,53 @@ def test_a_planted_share_is_found_as_often_as_said():
     assert np.mean(found) == pytest.approx(np.mean(said), abs=0.12)
 
 
+@pytest.mark.parametrize("n", [250, 400])
+def test_a_planted_square_is_found_as_often_as_said(n):
+    "Either side may be the one that bends: half of the draws have it so."
+    found, groups, said = [], estimates.Groups(n), []
+    c = (1 - math.exp(-0.2)) ** 0.5
+    rows = torch.cat([torch.arange(n)[None], estimates.shuffles(groups, 99)])
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        a, e = torch.randn(2, n, 6, generator=g, dtype=torch.double)
+        u, w = torch.nn.functional.normalize(torch.randn(2, 6, generator=g, dtype=torch.double), dim=1)
+        square = (a @ u).square()
+        b = e + torch.outer(c * (square - 1) / 2**0.5 + ((1 - c * c) ** 0.5 - 1) * (e @ w), w)
+        line = None
+        for D in (e, b):
+            sides = [pairs.one_side(x, groups).shapes for x in ((a, D), (D, a))[seed % 2]]
+            statistic = estimates.curved(*sides, rows)[1]
+            line = statistic.sort().values[-3]
+            if D is b:
+                found.append((statistic[0] >= line).item())
+            else:
+                grown = estimates.planted_square(*sides, rows[1:], 0.1, groups.generator(7))
+                said.append((statistic[1:] + grown > line).double().mean(1).tolist())
+    assert np.mean(found) == pytest.approx(np.mean(said), abs=0.15)
+    assert 0.1 < np.mean(said) < 0.95 and np.mean(said, 0)[0] == pytest.approx(np.mean(said, 0)[1], abs=0.1)
+
+
+@pytest.mark.parametrize(("d", "n"), [(8, 300), (16, 600), (32, 1000)])
+def test_a_square_that_could_hide_keeps_a_pair_from_being_called_private(d, n):
+    "Independent features: private is withheld where a square would not be seen, and said where it would."
+    g = torch.Generator().manual_seed(d + 1)
+    pair = pair_information(torch.randn(n, d, generator=g), torch.randn(n, d, generator=g), resamples=50)
+    assert pair.power > 0.8 > pair.power_bent and pair.verdict == "can't tell" and pair.interval[1] < 0.1
+    narrow = pair_information(torch.randn(1500, 8, generator=g), torch.randn(1500, 8, generator=g), resamples=50)
+    assert narrow.power_bent > 0.95 and narrow.verdict == "private"
+
+
+def test_two_values_have_no_square_that_could_hide():
+    g = torch.Generator().manual_seed(9)
+    a, b = torch.randn(2, 2000, 1, generator=g)
+    sides = [pairs.one_side(D, estimates.Groups(2000)).shapes for D in ((a > 0).double(), (b > 0).double())]
+    rows = estimates.shuffles(estimates.Groups(2000), 50)
+    assert torch.equal(
+        estimates.planted_square(*sides, rows, 0.1, g), torch.full((2, 50), math.inf, dtype=torch.double)
+    )
+    assert pair_information((a > 0).float(), (b > 0).float(), permutations=99, resamples=50).verdict == "private"
+
+
 def test_every_seed_is_a_run_of_its_own_and_the_same_twice(sample):
     a, b = sample.x["text"], sample.x["vision"]
     once, again, other = (pair_information(a, b, permutations=40, resamples=50, seed=seed) for seed in (0, 0, 1))

@@ -338,16 +338,22 @@ KNOWN: dict[str, dict] = {}  # what each modality of a simulation knows, and a m
 
 def labelled(name, n, noise=24, per_group=1, **config):
     world = Simulation(SyntheticConfig(nonlinear=False, **config))
-    parts = {s: (split.redundant, split.unique[s], split.synergistic) for s, split in truth(world).labels.items()} | {
-        "noise": (0.0, 0.0, 0.0)
+    parts = {s: (split.redundant, split.unique[s], split.synergistic) for s, split in truth(world).labels.items()}
+    parts |= {"noise": (0.0, 0.0, 0.0)} if noise else {}
+    whole = lambda x: x if x > 1e-6 else 0.0
+    KNOWN[name] = {
+        s: dict(zip(PARTS, map(whole, (r + u, r, u, y, u + y)), strict=True)) for s, (r, u, y) in parts.items()
     }
-    KNOWN[name] = {s: dict(zip(PARTS, (r + u, r, u, y, u + y), strict=True)) for s, (r, u, y) in parts.items()}
 
     def make(g):
         clips = world.sample(n // per_group, seed=int(torch.randint(10**6, (), generator=g)))
         x = {s: D.double().repeat_interleave(per_group, 0) for s, D in clips.x.items()}
         groups = None if per_group == 1 else [k // per_group for k in range(n)]
-        return x | {"noise": normal(g, n, noise)}, clips.y_m.double().repeat_interleave(per_group), groups
+        return (
+            x | ({"noise": normal(g, n, noise)} if noise else {}),
+            clips.y_m.double().repeat_interleave(per_group),
+            groups,
+        )
 
     case(name, kind="label")(make)
 
@@ -356,6 +362,9 @@ labelled("three modalities and noise, n = 300", 300)
 labelled("three modalities and noise, n = 1000", 1000)
 labelled("three modalities and wide noise, n = 1000", 1000, noise=200)
 labelled("three modalities and noise, every clip twice, grouped, n = 1000", 1000, per_group=2)
+TWO = {"dims": {"text": 16, "audio": 16}, "omega": {"text": 0.5, "audio": 0.5}, "pairs": {}}
+labelled("two modalities that know as much, n = 300", 300, noise=0, **TWO)
+labelled("two modalities that know as much, n = 1000", 1000, noise=0, **TWO)
 
 
 # ---------------------------------------------------------------- power, beside other tests
@@ -469,7 +478,7 @@ def draw(name: str, seed: int) -> dict:
             "covers": {
                 s: {part: within(m.interval[part], KNOWN[name][s][part]) for part in PARTS} for s, m in known.items()
             },
-            "noise_found": known["noise"].interval["added"][0] > 0,
+            "found": {s: {part: getattr(m, part) > m.null95[part] for part in PARTS} for s, m in known.items()},
         }
     if CASES[name]["kind"] == "power":
         return {"n": len(a), "p": beside(a, b, seed)}
@@ -502,7 +511,13 @@ def summary(name: str, draws: list[dict]) -> dict:
         covers = {
             part: share(lambda d, part=part: sum(d["covers"][s][part] for s in heard) / len(heard)) for part in PARTS
         }
-        return {"n": draws[0]["n"], "draws": N, "covers": covers, "noise_found": share(lambda d: d["noise_found"])}
+        nothing = {part: [s for s in KNOWN[name] if not KNOWN[name][s][part]] for part in PARTS}
+        found = {
+            part: share(lambda d, part=part, of=of: sum(d["found"][s][part] for s in of) / len(of))
+            for part, of in nothing.items()
+            if of
+        }
+        return {"n": draws[0]["n"], "draws": N, "covers": covers, "found": found}
     if CASES[name]["kind"] == "power":
         found = {test: share(lambda d, test=test: d["p"][test] <= LEVEL) for test in draws[0]["p"]}
         return {"n": draws[0]["n"], "draws": N, "truth": true, "found": found}

@@ -84,7 +84,7 @@ class Models(nn.Module):
         super().__init__()
         self.data, self.seeds, self.scale = data, seeds, scale
         self.names = [name for name in data["train"] if name not in ("y", "teacher")]
-        config = preset("dmsil_kappa", missing=True, activation="gelu").model
+        config = preset("dmsil_kappa", missing=True).model
         wide = {s: Spec("vectors", data["train"][s].shape[-1]) for s in self.names}
         pairs, models, modules = dict.fromkeys(combinations(self.names, 2), 1.0), [], []
         for seed in seeds:
