@@ -19,7 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "mutations.json"
-TESTS = {"covariance": ["tests/test_covariance.py", "-k", "not compiled"], "alignment": ["tests/test_alignment.py"]}
+TESTS = {
+    "covariance": ["tests/test_covariance.py", "-k", "not compiled"],
+    "alignment": ["tests/test_alignment.py"],
+    "labels": ["tests/test_labels.py"],
+    "objective": ["tests/test_objective.py"],
+    "metrics": ["tests/test_metrics.py"],
+}
 SKIPPED = {
     "eps",
     "seed",
