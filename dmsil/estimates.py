@@ -392,7 +392,7 @@ def planted_square(
     if not len(rows) or not a.white.shape[1] * b.white.shape[1]:
         return a.white.new_full((2, len(rows)), math.inf).double()
     some = torch.arange(len(a.white), device=rows.device)[:: math.ceil(len(a.white) / 2000)]
-    rows, c = rows[:, some], math.sqrt(1 - math.exp(-2 * nats))
+    rows, c = rows[:, some], math.exp(-nats)
     direction = lambda k: torch.nn.functional.normalize(torch.randn(k, len(rows), generator=generator), dim=0)
     w_a, w_b = (direction(x.white.shape[1]).to(x.white) for x in (a, b))
     standardised = lambda x: (x - x.mean(0)) / x.std(0, correction=0)
@@ -402,7 +402,7 @@ def planted_square(
     growth = []
     for q, s in ((Q_a.T @ v, Q_a.T @ standardised(u**2)), (Q_b.T @ at_b(u), Q_b.T @ at_b(standardised(v**2)))):
         q, s = q / len(some), s / len(some)
-        more = (c * s + math.sqrt(1 - c * c) * q).square().sum(0) - q.square().sum(0)
+        more = (math.sqrt(1 - c * c) * s + c * q).square().sum(0) - q.square().sum(0)
         growth.append(more if len(q) else torch.full_like(more, math.inf))  # one column of two values has no square
     return torch.stack(growth).double()
 

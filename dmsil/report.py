@@ -84,14 +84,12 @@ def _gaps(features: dict[str, Tensor], complete: int) -> list[str]:
 # %% ../nbs/34_report.ipynb #8eee1504
 def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
     "Of which pairs a share of the margin's size could hide."
-    faint = {
-        " – ".join(pair): p
-        for pair, p in pairs.items()
+    return [
+        f"{a} – {b}: too few clips to call it private; of {margin:g} nats a line would be found with a chance of {p.power:.0%}, "
+        f"a square with {p.power_bent:.0%}, and both need {POWER:.0%}"
+        for (a, b), p in pairs.items()
         if p.verdict == "can't tell" and not p.bound and min(p.power, p.power_bent) < POWER
-    }
-    lines, squares = (" / ".join(f"{getattr(p, of):.0%}" for p in faint.values()) for of in ("power", "power_bent"))
-    told = f"too few clips to call {', '.join(faint)} private: of shares of {margin:g} nats {lines} of lines and {squares} of squares would be found"
-    return [f"{told}, {POWER:.0%} are needed"] if faint else []
+    ]
 
 
 def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, settings: dict, margin: float) -> Report:
@@ -259,12 +257,13 @@ def _caption(report: Report) -> str:
     groups = f" in {report.groups} groups" if report.groups < report.clips else ""
     mark = "≥ " if any(m.bound["together"] for m in report.modalities.values()) else ""
     known = f"together they know {mark}{report.together:.2f} nats {_range(report.together_interval)} about the label"
+    private = f"private: less than {report.margin:g} nats along lines, and a line or a square of that size would have been found"
     parts = "redundant, unique and synergistic as Bertschinger et al. define them, of the Gaussian fit; numbers in (brackets) are no more than chance gives"
     return "; ".join(
         [
             f"{report.clips} clips{groups}",
             *([known, parts] if report.modalities else []),
-            f"private: less than {report.margin:g} nats along lines, and a line or a square of that size would have been found",
+            *([private] if any(p.verdict == "private" for p in report.pairs.values()) else []),
             *report.notes,
         ]
     )

@@ -1,16 +1,16 @@
-"""Time and memory of posterior labels and of a report, on features of random numbers, into results/speed.json; a minute on two idle cores.
+"""Time and memory of posterior labels, of a report and of the front page, into results/speed.json; two minutes on two idle cores.
 
     python tools/speed.py [--out FILE]
 
 Posterior labels of 16,000 clips with the simulation's three modalities (32, 16 and 24 columns), and a report on 3,000 clips with three
-modalities of 64 columns, each in a process of its own with two threads. Memory is what the process's largest resident size grew by.
+modalities of 64 columns, and all code of index.ipynb, each in a process of its own with two threads. Memory is what the process's largest resident size grew by.
 """
 
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from common import RESULTS, machine, parser, store
+from common import RESULTS, ROOT, machine, parser, store
 
 RESULT = RESULTS / "speed.json"
 
@@ -46,9 +46,21 @@ def report() -> dict:
     return measured(lambda: information_report(x, shared.sum(1))) | {"clips": 3000}
 
 
+def front_page() -> dict:
+    import matplotlib
+    import nbformat
+
+    import dmsil  # noqa: F401
+
+    matplotlib.use("agg")
+    cells = nbformat.read(ROOT / "index.ipynb", 4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return measured(lambda: exec(code, {}))
+
+
 def main() -> None:
     out, found = parser(__doc__, RESULT).parse_args().out, {"machine": machine("2 threads a process")}
-    for name, call in {"posterior labels": labels, "report": report}.items():
+    for name, call in {"posterior labels": labels, "report": report, "front page": front_page}.items():
         with ProcessPoolExecutor(1) as pool:
             found[name] = pool.submit(call).result()
         print(name, found[name], flush=True)
