@@ -472,3 +472,42 @@ def test_weights_follow_the_labels_and_the_floor():
     with pytest.raises(KeyError):
         gen.weights("fusion", torch.tensor([0]))
     assert torch.equal(disagreement(torch.tensor([2.0]), torch.tensor([-1.0])), torch.tensor([3.0]).tanh())
+
+
+def test_what_keeps_a_distance_finite_is_as_large_as_it_says():
+    "At a centre the distance to it is 0, and only 1e-8 is left below the line."
+    zero, small = torch.tensor([0.0, 1e-8], dtype=torch.double)
+    assert relative_distance(zero, small).item() == pytest.approx(1.0, rel=1e-3)
+    assert bounded_distance(zero, small).item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_line_takes_points_below_a_million_and_keeps_the_earlier_one_at_it():
+    rows, once = torch.arange(3), torch.ones(3, dtype=torch.double)
+    y = torch.tensor([1.0, 2.0, 3.0], dtype=torch.double)
+    first, then = RunningLine(3), torch.tensor([2.0**20 - 1, 2.0**20, -(2.0**20)], dtype=torch.double)
+    first.replace(rows, once, torch.tensor([1.0, 2.0, 4.0], dtype=torch.double), y)
+    first.replace(rows, once, then, -y)
+    assert torch.equal(first.points[1], torch.tensor([2.0**20 - 1, 2.0, 4.0], dtype=torch.double))
+    assert torch.equal(first.points[2], torch.tensor([-1.0, 2.0, 3.0], dtype=torch.double))
+
+
+def test_features_of_what_a_clip_lacks_are_stored_as_zeros():
+    there = torch.tensor([True, False, True, True])
+    g = torch.Generator().manual_seed(2)
+    gen = LabelGenerator(torch.tensor([1.0, -1.0, 2.0, -2.0]), DIMS, present={"text": there})
+    gen.update({s: torch.randn(4, d, generator=g) for s, d in DIMS.items()}, torch.arange(4), epoch=1)
+    text = gen.stored.split(gen.widths, 1)[list(gen.dims).index("text")]
+    assert not text[1].any() and text[there].all() and gen.stored.any(1).all()
+
+
+def test_one_clip_that_is_not_finite_is_left_out_and_no_column():
+    gen = LabelGenerator(torch.tensor([1.0, -1.0, 2.0, -2.0]), {"fusion": 2, "text": 2})
+    x = torch.arange(1.0, 9.0).view(4, 2)
+    x[1, 0] = torch.nan
+    gen.update({"fusion": x, "text": x}, torch.arange(4), epoch=1)
+    assert not gen.stored[1].any() and gen.stored[[0, 2, 3]].all()
+
+
+def test_labels_are_clipped_at_three_unless_told_otherwise():
+    "Self-MM's labels lie in [−3, 3]."
+    assert LabelGenerator(torch.tensor([1.0, -1.0]), {"fusion": 2, "text": 2}).bound == 3.0

@@ -166,3 +166,35 @@ def test_delta_is_in_the_unit_of_the_labels():
     for wrong in (-1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="huber"):
             dmsil.preset("dmsil_kappa", huber=wrong)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_have_cross_entropy_by_hand(classes):
+    g = torch.Generator().manual_seed(classes)
+    logits = {s: torch.randn(6, classes, generator=g, dtype=torch.double) for s in ("fusion", "text")}
+    labels = {s: torch.randint(classes, (6,), generator=g).double() for s in logits}
+    W = torch.rand(6, generator=g, dtype=torch.double)
+    terms = multitask_loss(logits, labels, {"text": W})
+    by_hand = {
+        s: np.array(
+            [
+                math.log(sum(math.exp(v) for v in row)) - row[int(k)]
+                for row, k in zip(x.tolist(), labels[s], strict=True)
+            ]
+        )
+        for s, x in logits.items()
+    }
+    assert terms.multimodal.item() == pytest.approx(by_hand["fusion"].mean())
+    assert terms.unimodal["text"].item() == pytest.approx((W.numpy() * by_hand["text"]).mean())
+
+
+def test_a_unimodal_task_is_about_the_clips_that_have_the_modality():
+    _, predictions, labels, weights = batch(3)
+    there = torch.arange(12) % 3 != 1
+    terms = multitask_loss(predictions, labels, weights, present={"text": there})
+    error = (weights["text"] * (predictions["text"] - labels["text"]).abs())[there]
+    assert terms.unimodal["text"].item() == pytest.approx(error.mean().item())
+    whole = multitask_loss(predictions, labels, weights)
+    assert terms.unimodal["audio"].item() == whole.unimodal["audio"].item()
+    none = multitask_loss(predictions, labels, weights, present={"text": there & False})
+    assert none.unimodal["text"].item() == 0.0
