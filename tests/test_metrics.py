@@ -265,3 +265,11 @@ def test_table_means_and_spreads():
 def test_import_does_not_load_scikit_learn():
     code = "import sys, dmsil.metrics; assert 'sklearn' not in sys.modules and 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rounding_takes_no_correlation_beyond_one(sign):
+    "Of multiples of one another every seventh or so would come out a rounding error above 1."
+    for seed in range(60):
+        truth = np.random.default_rng(seed).normal(size=7)
+        assert 1 - 1e-12 < sign * sentiment_metrics(3 * sign * truth, truth)["Corr"] <= 1

@@ -186,6 +186,9 @@ def test_classes_have_cross_entropy_by_hand(classes):
     }
     assert terms.multimodal.item() == pytest.approx(by_hand["fusion"].mean())
     assert terms.unimodal["text"].item() == pytest.approx((W.numpy() * by_hand["text"]).mean())
+    there = torch.arange(6) != 2
+    some = multitask_loss(logits, labels, {"text": W}, present={"text": there}).unimodal["text"]
+    assert some.item() == pytest.approx((W.numpy() * by_hand["text"])[there].mean())
 
 
 def test_a_unimodal_task_is_about_the_clips_that_have_the_modality():

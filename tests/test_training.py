@@ -232,6 +232,30 @@ def test_fit_leaves_the_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_run_says_why_measured_pairs_are_shared_or_not():
+    clips = synthetic_clips(n=(400, 60, 60))
+    g = torch.Generator().manual_seed(3)
+    deaf = [
+        replace(split, inputs=split.inputs | {"vision": Vectors(torch.randn(len(split), 24, generator=g))})
+        for split in (clips.train, clips.valid, clips.test)
+    ]
+    clips = replace(clips, **dict(zip(("train", "valid", "test"), deaf, strict=True)))
+    run = dmsil.fit(clips, "dmsil_kappa", pairs="measured", epochs=1, progress=False)
+    heard = run.metrics["heard"]
+    assert {pair: row["share"] for pair, row in heard.items()} == {
+        "text~audio": True,
+        "text~vision": False,
+        "audio~vision": False,
+    }
+    assert (
+        set(run.pairs) == {("text", "audio")}
+        and min(heard["text~audio"]["low"]) >= 0.25 > heard["text~vision"]["low"][1]
+    )
+    assert "text~audio shared: κ is at least" in run.table() and "text~vision left alone: κ" in run.table()
+    named = dmsil.fit(clips, "dmsil_kappa", pairs={("text", "audio"): 1.0}, epochs=1, progress=False)
+    assert "heard" not in named.metrics and "κ" not in named.table()
+
+
 def test_seeds_make_the_run():
     clips = synthetic_clips(n=(80, 20, 20), seed=0)
     fit = lambda seed: dmsil.fit(clips, preset("dmsil", epochs=2, seed=seed, device="cpu"), progress=False).history[-1][
