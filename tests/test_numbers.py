@@ -47,6 +47,7 @@ def people(reading: str, what: str = "r") -> list:
 
 
 def front():
+    yield "Trained and measured in {} seconds on two cores", f"{result('speed')['front page']['seconds']:.0f}"
     yield from benchmark()
     yield "better than the copy does, r {} against {}", *(short(people(who)[0][0]) for who in ("posterior", "copy"))
 
