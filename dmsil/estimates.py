@@ -356,13 +356,18 @@ def shapes(
     return Shapes(_lines(F, W), F - _lines(F, W), W, (Q / spread)[:, spread > 1e-3])
 
 # %% ../nbs/31_estimates.ipynb #f01aead2
+def _evenly(n: int, device) -> Int[Tensor, " m"]:
+    "The clips that kernel and products read: 2,000 at most, evenly spaced."
+    return torch.arange(n, device=device)[:: math.ceil(n / 2000)]
+
+
 def dependence(
     F_a: Float[Tensor, "n p"],  # components of one side
     F_b: Float[Tensor, "n q"],  # of the other
     rows: Int[Tensor, "r n"],  # clips of the other side, some order in each row
 ) -> Float[Tensor, " r"]:
     "The squared cross-covariance of the components, for each order; of 2,000 clips at most."
-    some = torch.arange(len(F_a), device=F_a.device)[:: math.ceil(len(F_a) / 2000)]
+    some = _evenly(len(F_a), F_a.device)
     A, found = F_a[some] - F_a[some].mean(0), []
     for part in rows[:, some].split(max(1, 4_000_000 // (len(some) * max(1, F_b.shape[1])))):
         X = F_b[part]
@@ -391,8 +396,8 @@ def planted_square(
     "A random direction of one side bends one of the other; without limit where there can be no square."
     if not len(rows) or not a.white.shape[1] * b.white.shape[1]:
         return a.white.new_full((2, len(rows)), math.inf).double()
-    some = torch.arange(len(a.white), device=rows.device)[:: math.ceil(len(a.white) / 2000)]
-    rows, c = rows[:, some], math.exp(-nats)
+    some, c = _evenly(len(a.white), rows.device), math.exp(-nats)
+    rows = rows[:, some]
     direction = lambda k: torch.nn.functional.normalize(torch.randn(k, len(rows), generator=generator), dim=0)
     w_a, w_b = (direction(x.white.shape[1]).to(x.white) for x in (a, b))
     standardised = lambda x: (x - x.mean(0)) / x.std(0, correction=0)

@@ -58,8 +58,8 @@ def normal(g, *shape):
 # ---------------------------------------------------------------- nothing is shared
 
 
-def apart(p, q, n, name=None, of=lambda x: x):
-    case(name or f"{p} + {q}, n = {n}")(lambda g: (of(normal(g, n, p)), of(normal(g, n, q)), None))
+def apart(p, q, n, name=None, of=lambda x: x, kind="nothing"):
+    case(name or f"{p} + {q}, n = {n}", kind=kind)(lambda g: (of(normal(g, n, p)), of(normal(g, n, q)), None))
 
 
 def cauchy(x):
@@ -429,9 +429,7 @@ def beside(a, b, seed: int) -> dict:
 # ---------------------------------------------------------------- components of the training clips, and of all clips
 
 for p, q in ((5, 768), (40, 40), (8, 8)):
-    case(f"{p} + {q}, n = 300, on held-out clips", kind="components")(
-        lambda g, p=p, q=q: (normal(g, 300, p), normal(g, 300, q), None)
-    )
+    apart(p, q, 300, f"{p} + {q}, n = 300, on held-out clips", kind="components")
 
 
 def components(D, rows):
@@ -546,7 +544,6 @@ def summary(name: str, draws: list[dict]) -> dict:
         "bound": share(lambda d: d["bound"]),
         "power": share(lambda d: d["power"]),
         "power_bent": share(lambda d: d["power_bent"]),
-        "bent_found": share(lambda d: d["nonlinear"] <= ALPHA),
         "variance_read": draws[0]["variance_read"],
         "noted": share(lambda d: d["noted"]),
     }
