@@ -138,6 +138,11 @@ class Groups:
         self.sizes, self.seed = torch.bincount(self.of), seed
         self.single, self.equal = len(names) == n, bool((self.sizes == self.sizes[0]).all())
 
+    @property
+    def count(self) -> float:
+        "How many groups of one size would count as much: n²/Σ n_g²."
+        return len(self.of) ** 2 / self.sizes.double().square().sum().item()
+
     def generator(self, salt: int) -> torch.Generator:
         return torch.Generator().manual_seed(1_000_003 * self.seed + salt)
 
@@ -193,12 +198,43 @@ def mean_variance(
     sums = torch.zeros(*x.shape[:-1], G, dtype=x.dtype, device=x.device).index_add(-1, groups.of, x)
     return sums.square().sum(-1) * G / (G - 1) / x.shape[-1] ** 2
 
+# %% ../nbs/31_estimates.ipynb #779ff00f
+def _left(
+    Q: Float[Tensor, "n k"],  # orthonormal columns
+    groups: Groups,
+) -> Float[Tensor, " g"]:
+    "L = ln det(I − Q_gᵀQ_g) of each group, from the smaller of Q_gᵀQ_g and Q_gQ_gᵀ."
+    order, first = groups.of.argsort(stable=True), groups.sizes.cumsum(0) - groups.sizes
+    found = Q.new_empty(len(groups.sizes))
+    for m in groups.sizes.unique():
+        X = Q[order[first[groups.sizes == m, None] + torch.arange(m, device=Q.device)]]
+        X = X if m < Q.shape[1] else X.mT
+        R = torch.linalg.cholesky_ex((1 + _NEAR) * torch.eye(X.shape[1]).to(Q) - X @ X.mT).L
+        found[groups.sizes == m] = 2 * R.diagonal(dim1=1, dim2=2).clamp(min=1e-300).log().sum(1)
+    return found
+
+
+def moved_by_groups(
+    A: Float[Tensor, "n p"],  # white features of one side
+    B: Float[Tensor, "n q"],  # of the other
+    groups: Groups,
+    given: Float[Tensor, "n k"] | None = None,  # white features whose lines A and B are rid of
+) -> Float[Tensor, " g"]:  # s, nats
+    "By how much each group moves the information: (1 − n_g/n)(Î − Î without it), by P46."
+    n, M = len(A), A.T @ B / len(A)
+    rest = torch.linalg.cholesky_ex((1 + _NEAR) * torch.eye(B.shape[1]).to(A) - M.T @ M).L
+    B_only = torch.linalg.solve_triangular(rest, (B - A @ M).T, upper=False).T  # what A leaves of B, white
+    known = A.new_ones(n, 1) if given is None else torch.cat([A.new_ones(n, 1), given], 1)
+    L = lambda *spans: _left(torch.cat([known, *spans], 1) / n**0.5, groups)
+    return (1 - groups.sizes / n) * (L(A, B_only) + L() - L(A) - L(B)) / 2
+
 # %% ../nbs/31_estimates.ipynb #09aab87e
 @dataclass(frozen=True)
 class Estimate:
     "The information of two white sides, and what it is compared with."
 
     nats: float  # bias taken off
+    drawn: float  # with what groups add to the bias: one more draw of the null
     clipwise: Float[Tensor, " n"]  # of which `nats` is the mean
     null: Float[Tensor, " r"]  # of shuffled clips, bias taken off
     planted: Float[Tensor, " r"]  # the same with a share put in
@@ -226,16 +262,26 @@ def planted(
 # %% ../nbs/31_estimates.ipynb #f46e5c48
 def _chance(
     A: Tensor, B: Tensor, groups: Groups, rows: Int[Tensor, "r n"], share: float, given: Tensor | None
-) -> tuple[Tensor, Tensor, float]:
-    "Of shuffled clips: their information, what a planted share adds to it, and the variance that P35 would give it."
-    null, more, chance, g = [], [], [], groups.generator(1)
+) -> tuple[Tensor, Tensor, Tensor]:
+    "Of shuffled clips: their information, what a planted share adds to it, and the first of them."
+    null, more, first, g = [], [], None, groups.generator(1)
     for X in _shuffled(B, groups, rows, given):
         M = A.T @ X / len(A)
         null.append(gaussian_information(M))
         more.append(planted(M, share, g))
-        if not chance:
-            chance.append(mean_variance(pointwise(*canonical(A, X[:20])), groups).mean().item())
-    return torch.cat(null), torch.cat(more), chance[0]
+        first = X[:20] if first is None else first
+    return torch.cat(null), torch.cat(more), first
+
+
+def _beyond_chance(A: Tensor, B: Tensor, X: Tensor, groups: Groups, given: Tensor | None) -> tuple[float, float, float]:
+    "Beside some shuffles X of B: what sharing adds to the bias and to the variance, and how often the null's is had."
+    if groups.single:
+        first_order = lambda B: mean_variance(pointwise(*canonical(A, B)), groups).mean().item()
+        return 0.0, first_order(B) - first_order(X), 1.0
+    s, s_0 = (torch.stack([moved_by_groups(A, x, groups, given) for x in side]) for side in (B[None], X))
+    spread = lambda s: s.square().sum(1).mean().item() * s.shape[1] / (s.shape[1] - 1)
+    I_0 = gaussian_information(A.T @ X / len(A))
+    return (s_0.sum(1).mean() - s.sum()).item(), spread(s) - spread(s_0), ((I_0 + s_0.sum(1)).var() / I_0.var()).item()
 
 # %% ../nbs/31_estimates.ipynb #ef6c341a
 def estimate(
@@ -251,17 +297,20 @@ def estimate(
     n, p, q = *A.shape, B.shape[1]
     nothing = A.new_zeros(len(rows))
     if not p * q:
-        return Estimate(0.0, A.new_zeros(n), nothing, nothing + share, 0.0, 0.0)
+        return Estimate(0.0, 0.0, A.new_zeros(n), nothing, nothing + share, 0.0, 0.0)
     I_hat, i = gaussian_information(A.T @ B / n), pointwise(*canonical(A, B))
     if len(rows):
-        null, more, chance = _chance(A, B, groups, rows, share, given)
+        null, more, X = _chance(A, B, groups, rows, share, given)
         bias, V_0 = null.mean().item(), null.var().item()
+        added, V_1, times = _beyond_chance(A, B, X, groups, given)
+        V_0 *= times
     else:
         m = n if given is None else n - given.shape[1]
-        null, more, chance, bias = nothing, nothing, p * q / (n * (n - 1)), gaussian_bias(m, p, q)
+        null, more, bias, added = nothing, nothing, gaussian_bias(m, p, q), 0.0
         V_0 = (_wishart(m, p + q, 1) - _wishart(m, p, 1) - _wishart(m, q, 1)) / 4
-    V_1 = max(mean_variance(i, groups).item() - chance, 0.0)
-    return Estimate(I_hat.item() - bias, i - i.mean() + I_hat - bias, null - bias, null + more - bias, V_0, V_1)
+        V_1 = mean_variance(i, groups).item() - p * q / (n * (n - 1))
+    drawn, null = I_hat.item() - bias, null - bias
+    return Estimate(drawn - added, drawn, i - i.mean() + drawn - added, null, null + more, V_0, max(V_1, 0.0))
 
 # %% ../nbs/31_estimates.ipynb #6594163d
 def student(
@@ -271,8 +320,7 @@ def student(
     "Half the width of an interval, in standard deviations: Student's t for as many groups of equal size as would count as much."
     from scipy.special import stdtrit
 
-    count = len(groups.of) ** 2 / groups.sizes.double().square().sum().item()
-    return float(stdtrit(max(count - 1, 1), (1 + level) / 2))
+    return float(stdtrit(max(groups.count - 1, 1), (1 + level) / 2))
 
 
 def interval(
@@ -294,144 +342,3 @@ def null95(
     if not len(x):
         return torch.full(x.shape[1:], math.nan, dtype=x.dtype)
     return x.sort(0).values[math.ceil(0.95 * (len(x) + 1)) - 1]
-
-# %% ../nbs/31_estimates.ipynb #bc5f8518
-def normal_scores(
-    D: Float[Tensor, "n d"],  # features
-) -> Float[Tensor, "n d"]:
-    "The ranks of every column as normal quantiles; equal values share theirs."
-    X = D.double().T.contiguous()
-    ranked = X.sort(1).values
-    share = (torch.searchsorted(ranked, X) + torch.searchsorted(ranked, X, right=True)) / (2 * X.shape[1])
-    return torch.special.ndtri(share).T
-
-# %% ../nbs/31_estimates.ipynb #e571f11c
-def kernel_components(
-    W: Float[Tensor, "n k"],  # white features
-    generator: torch.Generator,  # of the waves
-    waves: int = 256,
-    most: int = 64,  # components
-) -> Float[Tensor, "n c"]:  # float32
-    "Leading components of a Gaussian kernel, at the fourth root of their variance."
-    if not W.shape[1]:
-        return W.float()
-    w = torch.randn(W.shape[1], waves, generator=generator).to(W.device) / (0.5 * (2 * W.var(0).sum()).sqrt().float())
-    F = torch.cat([(W.float() @ w).cos(), (W.float() @ w).sin()], 1)
-    F = F - F.mean(0)
-    C, Q = F.T @ F / len(F), torch.randn(2 * waves, most + 16, generator=generator).to(F)
-    for _ in range(4):
-        Q = torch.linalg.qr(C @ Q).Q  # closer and closer to the leading directions
-    L, V = torch.linalg.eigh(Q.T @ C @ Q)
-    L, V = L[-most:], V[:, -most:]
-    return (F @ (Q @ V) * L.clamp(min=1e-30) ** -0.25)[:, L > 1e-5 * L[-1]]
-
-# %% ../nbs/31_estimates.ipynb #457f1b35
-@dataclass(frozen=True)
-class Shapes:
-    "Functions of one side, float32: lines, and what no line says."
-
-    line: Float[Tensor, "n c"]  # the kernel's components, as far as they are lines of the white directions
-    curve: Float[Tensor, "n c"]  # what lines leave of them
-    white: Float[Tensor, "n k"]  # the white directions
-    product: Float[Tensor, "n m"]  # their products of two, without lines, at variance 1
-
-
-def _lines(F: Float[Tensor, "n c"], W: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
-    "The part of F that is a line of the white directions."
-    return W @ (W.T @ F / len(W))
-
-
-def shapes(
-    W: Float[Tensor, "n k"],  # white features
-    generator: torch.Generator,  # of the waves
-    most: int = 32,  # leading directions that are multiplied
-) -> Shapes:
-    "Kernel components and products of one side."
-    F, W = kernel_components(W, generator), W.float()
-    i, j = torch.triu_indices(*2 * (min(most, W.shape[1]),))
-    Q = W[:, i] * W[:, j]
-    Q = Q - Q.mean(0)
-    Q = Q - _lines(Q, W)
-    spread = Q.square().mean(0).sqrt()
-    return Shapes(_lines(F, W), F - _lines(F, W), W, (Q / spread)[:, spread > 1e-3])
-
-# %% ../nbs/31_estimates.ipynb #f01aead2
-def _evenly(n: int, device) -> Int[Tensor, " m"]:
-    "The clips that kernel and products read: 2,000 at most, evenly spaced."
-    return torch.arange(n, device=device)[:: math.ceil(n / 2000)]
-
-
-def dependence(
-    F_a: Float[Tensor, "n p"],  # components of one side
-    F_b: Float[Tensor, "n q"],  # of the other
-    rows: Int[Tensor, "r n"],  # clips of the other side, some order in each row
-) -> Float[Tensor, " r"]:
-    "The squared cross-covariance of the components, for each order; of 2,000 clips at most."
-    some = _evenly(len(F_a), F_a.device)
-    A, found = F_a[some] - F_a[some].mean(0), []
-    for part in rows[:, some].split(max(1, 4_000_000 // (len(some) * max(1, F_b.shape[1])))):
-        X = F_b[part]
-        found.append((A.T @ (X - X.mean(1, keepdim=True)) / len(A)).square().sum((1, 2)))
-    return torch.cat(found).double()
-
-
-def curved(
-    a: Shapes,  # one side
-    b: Shapes,  # the other
-    rows: Int[Tensor, "r n"],  # clips of the other side, some order in each row
-) -> Float[Tensor, "2 r"]:
-    "Dependence that no line sees, for each order: by the kernel, and by products."
-    both = torch.cat([a.line, a.curve], 1)
-    kernel = dependence(both, b.curve, rows) + dependence(a.curve, b.line, rows)
-    return torch.stack([kernel, dependence(a.product, b.white, rows) + dependence(a.white, b.product, rows)])
-
-# %% ../nbs/31_estimates.ipynb #ae976cb5
-def planted_square(
-    a: Shapes,  # one side
-    b: Shapes,  # the other
-    rows: Int[Tensor, "r n"],  # shuffles
-    nats: float,  # to put in
-    generator: torch.Generator,  # of the directions
-) -> Float[Tensor, "2 r"]:  # by how much the statistic of products grows: b bent by a, and a by b
-    "A random direction of one side bends one of the other; without limit where there can be no square."
-    if not len(rows) or not a.white.shape[1] * b.white.shape[1]:
-        return a.white.new_full((2, len(rows)), math.inf).double()
-    some, c = _evenly(len(a.white), rows.device), math.exp(-nats)
-    rows = rows[:, some]
-    direction = lambda k: torch.nn.functional.normalize(torch.randn(k, len(rows), generator=generator), dim=0)
-    w_a, w_b = (direction(x.white.shape[1]).to(x.white) for x in (a, b))
-    standardised = lambda x: (x - x.mean(0)) / x.std(0, correction=0)
-    u, v = standardised(a.white[some] @ w_a), standardised((b.white @ w_b).gather(0, rows.T))
-    at_b = lambda x: x.new_zeros(len(b.white), len(rows)).scatter_add(0, rows.T, x)  # the clips that were shuffled
-    Q_a, Q_b = a.product[some], b.product
-    growth = []
-    for q, s in ((Q_a.T @ v, Q_a.T @ standardised(u**2)), (Q_b.T @ at_b(u), Q_b.T @ at_b(standardised(v**2)))):
-        q, s = q / len(some), s / len(some)
-        more = (math.sqrt(1 - c * c) * s + c * q).square().sum(0) - q.square().sum(0)
-        growth.append(more if len(q) else torch.full_like(more, math.inf))  # one column of two values has no square
-    return torch.stack(growth).double()
-
-# %% ../nbs/31_estimates.ipynb #0116b456
-ALPHA = 0.025  # in so few cases at most something is said to be shared that isn't: the interval's lower end, too, errs as often
-
-
-def ranks(
-    statistics: Float[Tensor, "k r"],  # of every draw, the estimate first
-) -> Float[Tensor, "k r"]:
-    "How many draws lie below, for each statistic; and a fraction that grows with the distance from the mean."
-    statistics = statistics.double().contiguous()
-    z = (statistics - statistics.mean(1, keepdim=True)) / statistics.std(1, keepdim=True, correction=0).clamp(
-        min=1e-300
-    )
-    return torch.searchsorted(statistics.sort(1).values, statistics) + z.clamp(min=0) / (1 + z.clamp(min=0))
-
-
-def tested(
-    statistics: Float[Tensor, "k r"],  # of every draw, the estimate first
-) -> tuple[float, list[bool], list[float]]:  # p of all together; which of them found something; what each had to exceed
-    "Several tests with one error: the largest rank of a draw."
-    rank = ranks(statistics)
-    most = rank.amax(0)
-    line = most.sort(descending=True).values[int(ALPHA * len(most))]
-    below = torch.where(rank <= line, statistics, -math.inf)
-    return (most >= most[0]).double().mean().item(), (rank[:, 0] > line).tolist(), below.amax(1).tolist()

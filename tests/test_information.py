@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import dmsil
-from dmsil import estimates, interactions, pairs
+from dmsil import bends, estimates, interactions, pairs
 from dmsil.clips import video_of
 from dmsil.covariance import kappa
 from dmsil.estimates import Groups
@@ -137,9 +137,9 @@ def test_standard_columns_are_bounded_whatever_the_tails(seed, power):
 
 def test_normal_scores_do_not_see_monotone_maps_and_ties_share_theirs():
     D = torch.randn(100, 3, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(estimates.normal_scores(D), estimates.normal_scores(D.exp() ** 3))
-    binary = estimates.normal_scores((D > 0).float())
-    assert all(len(column.unique()) == 2 for column in binary.T) and estimates.normal_scores(
+    assert torch.equal(bends.normal_scores(D), bends.normal_scores(D.exp() ** 3))
+    binary = bends.normal_scores((D > 0).float())
+    assert all(len(column.unique()) == 2 for column in binary.T) and bends.normal_scores(
         D
     ).std().item() == pytest.approx(1, abs=0.05)
 
@@ -169,12 +169,12 @@ def test_independent_pairs_are_seldom_said_to_share(p, q):
 def test_the_largest_rank_is_one_test():
     g = torch.Generator().manual_seed(3)
     draws = torch.rand(3, 200, generator=g)
-    found = [estimates.tested(draws.roll(-k, 1)) for k in range(200)]
+    found = [bends.tested(draws.roll(-k, 1)) for k in range(200)]
     said = [any(which) for _, which, _ in found]
-    assert sum(said) <= estimates.ALPHA * 200 and said == [p <= estimates.ALPHA for p, _, _ in found]
+    assert sum(said) <= bends.ALPHA * 200 and said == [p <= bends.ALPHA for p, _, _ in found]
     for k, (_, which, line) in enumerate(found):
         assert which == (draws[:, k] > torch.tensor(line)).tolist()
-    assert estimates.tested(torch.zeros(3, 100)) == (1.0, [False] * 3, [0.0] * 3)
+    assert bends.tested(torch.zeros(3, 100)) == (1.0, [False] * 3, [0.0] * 3)
 
 
 @pytest.mark.parametrize("a, b", list(combinations(WORLD.names, 2)))
@@ -262,7 +262,7 @@ def test_a_planted_share_is_found_as_often_as_said():
             pairs.judged(*(pairs.one_side(D, groups) for D in (a, D_b)), groups, estimates.shuffles(groups, 99))
             for D_b in (b, e)
         ]
-        found.append(result[0]["p"] <= estimates.ALPHA)
+        found.append(result[0]["p"] <= bends.ALPHA)
         said.append(result[1]["power"])
     assert np.mean(found) == pytest.approx(np.mean(said), abs=0.12)
 
@@ -282,12 +282,12 @@ def test_a_planted_square_is_found_as_often_as_said(n):
         line = None
         for D in (e, b):
             sides = [pairs.one_side(x, groups).shapes for x in ((a, D), (D, a))[seed % 2]]
-            statistic = estimates.curved(*sides, rows)[1]
+            statistic = bends.curved(*sides, rows)[1]
             line = statistic.sort().values[-3]
             if D is b:
                 found.append((statistic[0] >= line).item())
             else:
-                grown = estimates.planted_square(*sides, rows[1:], 0.1, groups.generator(7))
+                grown = bends.planted_square(*sides, rows[1:], 0.1, groups.generator(7))
                 said.append((statistic[1:] + grown > line).double().mean(1).tolist())
     assert np.mean(found) == pytest.approx(np.mean(said), abs=0.15)
     assert 0.1 < np.mean(said) < 0.95 and np.mean(said, 0)[0] == pytest.approx(np.mean(said, 0)[1], abs=0.1)
@@ -308,9 +308,7 @@ def test_two_values_have_no_square_that_could_hide():
     a, b = torch.randn(2, 2000, 1, generator=g)
     sides = [pairs.one_side(D, estimates.Groups(2000)).shapes for D in ((a > 0).double(), (b > 0).double())]
     rows = estimates.shuffles(estimates.Groups(2000), 50)
-    assert torch.equal(
-        estimates.planted_square(*sides, rows, 0.1, g), torch.full((2, 50), math.inf, dtype=torch.double)
-    )
+    assert torch.equal(bends.planted_square(*sides, rows, 0.1, g), torch.full((2, 50), math.inf, dtype=torch.double))
     assert pair_information((a > 0).float(), (b > 0).float(), permutations=99, resamples=50).verdict == "private"
 
 
@@ -371,18 +369,18 @@ def test_kernel_and_products_leave_a_weak_line_to_the_tests_of_lines():
         a, e = torch.randn(2, 3000, 4, generator=g, dtype=torch.double)
         sides = [pairs.one_side(D, groups) for D in (a, rho * a + (1 - rho**2) ** 0.5 * e)]
         components = [torch.cat([side.shapes.line, side.shapes.curve], 1) for side in sides]
-        whole.append(estimates.dependence(*components, rows).argmax().item() == 0)
-        bent += (estimates.curved(*(side.shapes for side in sides), rows).argmax(1) == 0).tolist()
+        whole.append(bends.dependence(*components, rows).argmax().item() == 0)
+        bent += (bends.curved(*(side.shapes for side in sides), rows).argmax(1) == 0).tolist()
         words.append(pairs.judged(*sides, groups, rows[1:])["verdict"])
     assert all(whole) and sum(bent) <= 2 and words.count("private") >= 3
 
 
 def test_lines_are_taken_out_of_curves_and_products():
     W = estimates.white(torch.randn(200, 5, generator=torch.Generator().manual_seed(13), dtype=torch.double), 9).W
-    found = estimates.shapes(W, torch.Generator().manual_seed(14))
+    found = bends.shapes(W, torch.Generator().manual_seed(14))
     for F in (found.curve, found.product):
         assert (W.T.float() @ F / 200).abs().max() < 1e-5
-    whole = estimates.kernel_components(W, torch.Generator().manual_seed(14))
+    whole = bends.kernel_components(W, torch.Generator().manual_seed(14))
     torch.testing.assert_close(found.line + found.curve, whole, rtol=0, atol=1e-5)
     assert found.product.shape == (200, 15)
     torch.testing.assert_close(found.product.square().mean(0), torch.ones(15), rtol=0, atol=1e-4)
@@ -804,7 +802,7 @@ def test_loud_directions_care_for_size_and_not_for_order_or_unit():
     torch.testing.assert_close(side.loud @ side.loud.T, other_unit.loud @ other_unit.loud.T, rtol=0, atol=1e-4)
     size = side.loud.square().mean(0)
     assert size[0] == pytest.approx(1) and (size.diff() <= 1e-9).all() and size[-1] < 0.1
-    X = estimates.standard(estimates.normal_scores(D))
+    X = estimates.standard(bends.normal_scores(D))
     top = torch.linalg.eigvalsh(X.T @ X / 120).flip(0)
     torch.testing.assert_close(size, (top / top[0])[: len(size)], rtol=1e-6, atol=1e-9)
 

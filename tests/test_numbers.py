@@ -191,9 +191,9 @@ PAGES = {
     "nbs/tutorials/missing.ipynb": missing,
     "nbs/tutorials/interview.ipynb": interview,
     "nbs/tutorials/mosi.ipynb": mosi,
-    "nbs/34_report.ipynb": lambda: (*verdict(), *verdict_speed()),
+    "nbs/35_report.ipynb": lambda: (*verdict(), *verdict_speed()),
     "nbs/06_posterior.ipynb": speed,
-    "nbs/38_combinations.ipynb": grid,
+    "nbs/39_combinations.ipynb": grid,
     "nbs/related/index.ipynb": wing,
 }
 

@@ -415,7 +415,7 @@ def main(words: list[str]) -> int:
     "Everything; 1 where something was wrong."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/39_benchmark.ipynb"
+        "pages", nargs="*", metavar="NOTEBOOK", help="some notebooks alone, such as nbs/40_benchmark.ipynb"
     )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="keep a picture of each notebook")
     asked = parser.parse_args(words)

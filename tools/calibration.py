@@ -18,8 +18,8 @@ import torch
 from common import RESULTS, ROOT, machine, parser, runs, store
 from torch import nn
 
+from dmsil.bends import ALPHA
 from dmsil.estimates import (
-    ALPHA,
     CLIPS_A_DIRECTION,
     MARGIN,
     Groups,
@@ -265,7 +265,8 @@ def speakers_share(name, sizes, nats, habit=0.5):
 speakers_share(".1 nats, 20 speakers of 5 to 99 clips", UNEQUAL, 0.1)
 speakers_share(".3 nats, 20 speakers of 5 to 99 clips", UNEQUAL, 0.3)
 speakers_share(".3 nats, 12 speakers of 5 to 90 clips", TWELVE, 0.3)
-speakers_share(".3 nats, 50 speakers of 10 clips", [10] * 50, 0.3)
+for count, size in ((12, 25), (20, 15), (30, 10), (50, 10)):
+    speakers_share(f".3 nats, {count} speakers of {size} clips", [size] * count, 0.3)
 
 
 @case("the ninth powers of .3 nats in 4 directions, 8 + 8, n = 300", kind="monotone")

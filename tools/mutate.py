@@ -1,8 +1,9 @@
 """Small damages, one at a time, and whether the tests notice: python tools/mutate.py covariance alignment P8 P14
 
-A constant grows or shrinks by a tenth (a whole number by one), a sign turns, < becomes <=, a clamp goes. For a module its tests run, for a
-claim its section of 01_proofs. What was tried is kept in results/mutations.json and not tried again (--again does), and a table of what
-survived is printed; a reason that somebody wrote beside a survivor ("why") stays.
+A constant grows or shrinks by a tenth (a whole number by one), a sign turns, < becomes <=, a clamp goes. For a module those of its tests
+run that reach the damaged function, the fastest first; for a claim its section of 01_proofs. What was tried is kept in
+results/mutations.json and not tried again (--again does), and a table of what survived is printed; a reason that somebody wrote beside a
+survivor ("why") stays.
 """
 
 import argparse
@@ -13,9 +14,13 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import types
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "mutations.json"
@@ -25,11 +30,18 @@ TESTS = {
     "labels": ["tests/test_labels.py"],
     "objective": ["tests/test_objective.py"],
     "metrics": ["tests/test_metrics.py"],
+    "estimates": ["tests/test_information.py"],
+    "pairs": ["tests/test_information.py"],
+    "interactions": ["tests/test_information.py"],
+    "posterior": ["tests/test_posterior.py"],
+    "readouts": ["tests/test_posterior.py"],
+    "significance": ["tests/test_combinations.py", "-k", "hand or scipy or promise or power"],
 }
 SKIPPED = {
     "eps",
     "seed",
     "manual_seed",
+    "generator",
     "draw",
     "randn",
     "rand",
@@ -110,27 +122,80 @@ def mutants(source: str) -> list[tuple[str, str]]:
     return found
 
 
-def run_module(name: str, source: str) -> bool:
+class Reach:
+    "For every test its seconds and the functions of one file that it reaches; fixtures count for all that use them."
+
+    def __init__(self, file: str, out: str):
+        self.file, self.out, self.fixtures, self.tests = file, out, {}, {}
+
+    @contextmanager
+    def watched(self, found: dict, name: str):
+        functions, start, before = set(), time.monotonic(), sys.getprofile()
+        sys.setprofile(
+            lambda frame, event, _: (
+                functions.add(frame.f_code.co_name)
+                if event == "call" and frame.f_code.co_filename == self.file
+                else None
+            )
+        )
+        yield
+        sys.setprofile(before)
+        seconds, old = found.get(name, (0, set()))
+        found[name] = seconds + time.monotonic() - start, old | functions
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        with self.watched(self.fixtures, fixturedef.argname):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        with self.watched(self.tests, item.nodeid):
+            result = yield
+        used = [self.tests[item.nodeid], *(self.fixtures.get(name, (0, set())) for name in item.fixturenames)]
+        self.tests[item.nodeid] = sum(seconds for seconds, _ in used), set().union(*(found for _, found in used))
+        return result
+
+    def pytest_sessionfinish(self):
+        kept = {test: (seconds, sorted(found)) for test, (seconds, found) in self.tests.items()}
+        Path(self.out).write_text(json.dumps(kept), encoding="utf-8")
+
+
+class Nearest:
+    "Leaves the tests that reach a function, the fastest first; all of them where none does: a constant of the module."
+
+    def __init__(self, reached: dict, scope: str, longest: float):
+        near = {test: seconds for test, (seconds, found) in reached.items() if scope in found}
+        near = near or {test: seconds for test, (seconds, _) in reached.items()}
+        self.seconds = {test: seconds for test, seconds in near.items() if seconds <= longest}
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted((i for i in items if i.nodeid in self.seconds), key=lambda i: self.seconds[i.nodeid])
+
+
+def run_module(what: tuple[str, object], source: str) -> bool:
     "Do the module's tests pass with this source in its place?"
     import hypothesis
-    import pytest
 
-    import dmsil  # noqa: E401
+    import dmsil
 
+    name, plugin = what
     quick = {
         "phases": [hypothesis.Phase.explicit, hypothesis.Phase.generate],
         "suppress_health_check": list(hypothesis.HealthCheck),
     }
     hypothesis.settings.register_profile("unshrunk", derandomize=True, database=None, deadline=None, **quick)
     module = types.ModuleType(f"dmsil.{name}")
-    module.__file__, module.__package__ = str(ROOT / "dmsil" / f"{name}.py"), "dmsil"
+    module.__file__, module.__package__ = file_of(name), "dmsil"
     sys.modules[module.__name__] = module
     exec(compile(source, module.__file__, "exec"), module.__dict__)
     setattr(dmsil, name, module)
-    return (
-        pytest.main(["-xq", "-pno:cacheprovider", "-Wignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]])
-        == 0
-    )
+    words = ["-xq", "-pno:cacheprovider", "-Wignore", "--tb=no", "--hypothesis-profile=unshrunk", *TESTS[name]]
+    return pytest.main(words, plugins=[plugin]) in (0, 5)  # 5: no test reaches it
+
+
+def file_of(name: str) -> str:
+    return str(ROOT / "dmsil" / f"{name}.py")
 
 
 def run_claim(number: int, source: str) -> bool:
@@ -164,10 +229,21 @@ def outcome(run, what, source: str, seconds: int) -> str:
     return "endless"
 
 
+def kept() -> dict:
+    return json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
+
+
+def keep(found: dict) -> None:
+    new = OUT.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(OUT)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="+", help="modules, or claims as P8")
     parser.add_argument("--seconds", type=int, default=120, help="for the tests of one damage")
+    parser.add_argument("--longest", type=float, default=3, help="seconds of a test; slower ones don't take part")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -178,38 +254,38 @@ if __name__ == "__main__":
         "hypothesis",
         "jaxtyping",
         "matplotlib.pyplot",
-        "pytest",
         "scipy.integrate",
         "sympy",
         "torch",
     ):
         importlib.import_module(slow)  # once for all damages
 
-    kept = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     for what in options.what:
         number = int(what[1:]) if what[1:].isdigit() else None
         cells = claims.sections()[number]["cells"] if number else []
         source = (
-            "\n\n".join(t for kind, t in cells if kind == "code" and "plt." not in t)
-            or (ROOT / "dmsil" / f"{what}.py").read_text()
+            "\n\n".join(t for kind, t in cells if kind == "code" and "plt." not in t) or Path(file_of(what)).read_text()
         )
-        run, arg = (run_claim, number) if number else (run_module, what)
-        if (found := outcome(run, arg, ast.unparse(ast.parse(source)), 600)) != "survived":
-            sys.exit(f"{what}: {found} without a damage")
-        old, todo = kept.get(what, {"noticed": [], "survived": {}}), mutants(source)
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            run, arg = (run_claim, number) if number else (run_module, (what, Reach(file_of(what), file.name)))
+            if (found := outcome(run, arg, ast.unparse(ast.parse(source)), 600)) != "survived":
+                sys.exit(f"{what}: {found} without a damage")
+            reached = {} if number else json.loads(file.read())
+        old, todo = kept().get(what, {"noticed": [], "survived": {}}), mutants(source)
         names = [name for name, _ in todo]
         survived = {name: why for name, why in old["survived"].items() if name in names}
-        now = kept[what] = {"noticed": [name for name in old["noticed"] if name in names], "survived": survived}
+        now = {"noticed": [name for name in old["noticed"] if name in names], "survived": survived}
         for name, damaged in todo:
             if name in (*now["noticed"], *now["survived"]) and not options.again:
                 continue
             why = now["survived"].pop(name, "")
             now["noticed"] = [n for n in now["noticed"] if n != name]
+            arg = number or (what, Nearest(reached, name.split(":")[0], options.longest))
             if outcome(run, arg, damaged, options.seconds) == "survived":
                 now["survived"][name] = why
             else:
                 now["noticed"].append(name)
-            OUT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            keep(kept() | {what: now})
         print(
             f"{what}: {len(now['noticed'])} of {len(todo)} noticed",
             *map("  {0[0]}   {0[1]}".format, now["survived"].items()),
