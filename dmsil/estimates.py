@@ -209,8 +209,7 @@ def _left(
     for m in groups.sizes.unique():
         X = Q[order[first[groups.sizes == m, None] + torch.arange(m, device=Q.device)]]
         X = X if m < Q.shape[1] else X.mT
-        R = torch.linalg.cholesky_ex((1 + _NEAR) * torch.eye(X.shape[1]).to(Q) - X @ X.mT).L
-        found[groups.sizes == m] = 2 * R.diagonal(dim1=1, dim2=2).clamp(min=1e-300).log().sum(1)
+        found[groups.sizes == m] = (1 - torch.linalg.eigvalsh(X @ X.mT)).clamp(min=_NEAR).log().sum(1)
     return found
 
 
