@@ -260,6 +260,7 @@ def main() -> None:
     key = lambda row: (row["set"], row["arm"], row["seed"], row["share"])
     have = set(map(key, done["runs"]))
     todo = [(*job, args.data) for job in order if job not in have and job[0] in args.sets]
+    store(args.out, done)
     for at, job, run in runs(one, todo, args.workers):
         done["runs"] = sorted([*done["runs"], rounded(run)], key=lambda row: order.index(key(row)))
         store(args.out, done)
