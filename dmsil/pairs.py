@@ -105,14 +105,13 @@ def held_out_correlations(
 # %% ../nbs/33_pairs.ipynb #28fc0c5b
 def kappa_null(
     D_a: Float[Tensor, "n p"],  # features of one side, float64
-    D_b: Float[Tensor, "n q"],  # of the other
+    D_b: Float[Tensor, "n q"],  # of the other, which is shuffled: faster if it is the narrower one
     rows: Int[Tensor, "r n"],  # shuffles
 ) -> Float[Tensor, " r"]:
     "Kappa of shuffled clips; 0 where a side has no columns."
     if not D_a.shape[1] * D_b.shape[1]:
         return D_a.new_zeros(len(rows))
-    A, B = sorted((unit_scaled(D_a), unit_scaled(D_b)), key=lambda D: -D.shape[1])
-    n = len(A)
+    n, A, B = len(D_a), unit_scaled(D_a), unit_scaled(D_b)
     a, b = A.square().sum(1), B.square().sum(1)
     scale = (u_overlap(A, A) * u_overlap(B, B)).clamp(min=1e-300).sqrt()
     found = [a[:0]]
@@ -306,7 +305,7 @@ def measured_pair(
         copula=max(ranked.nats, 0.0),
         copula_null95=null95(ranked.null).item(),
         kappa=kappa(a.D, b.D).item(),
-        kappa_null95=null95(kappa_null(a.D, b.D, rows)).item(),
+        kappa_null95=null95(kappa_null(*sorted((a.D, b.D), key=lambda D: -D.shape[1]), rows)).item(),
         kappa_interval=percentiles(halves, -1, 1),
         canonical=tuple(rho.tolist()),
         canonical_null95=tuple(null95(rho_null).tolist()),

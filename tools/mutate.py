@@ -33,7 +33,7 @@ TESTS = {
     "metrics": ["tests/test_metrics.py"],
     "estimates": ["tests/test_information.py"],
     "bends": ["tests/test_information.py"],
-    "pairs": ["tests/test_information.py"],
+    "pairs": ["tests/test_pairs.py", "tests/test_information.py"],
     "interactions": ["tests/test_information.py"],
     "posterior": ["tests/test_posterior.py"],
     "readouts": ["tests/test_posterior.py"],

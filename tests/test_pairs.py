@@ -1,0 +1,190 @@
+"The parts of a pair's verdict, each against the same thing done in the plainest way."
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dmsil import pairs
+from dmsil.covariance import kappa
+from dmsil.estimates import Groups, shuffles, white_columns
+from dmsil.pairs import held_out_correlations, kappa_null, one_side, percentiles, splits, verdict
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+
+
+def test_a_large_group_is_dealt_first():
+    labels = [0] * 30 + list(range(1, 31))
+    assert [len(out) for _, out in splits(Groups(60, labels), 2)] == [30, 30]
+
+
+def test_percentiles_are_numpys_within_their_bounds():
+    x = normal(1, 400)
+    assert percentiles(x) == pytest.approx(np.percentile(x.numpy(), (2.5, 97.5)))
+    assert percentiles(x, -1, 1.5) == (-1, 1.5) and percentiles(2 * x, -3, 9)[0] == -3
+
+
+def correlated(n=150, p=10, q=9, k=3):
+    a, e = normal(2, n, p), normal(3, n, q)
+    return a, torch.cat([0.9 * a[:, :k] + 0.4 * e[:, :k], e[:, k:]], 1)
+
+
+def by_hand(A, B, groups, folds, leading, whiten):
+    "Coordinates of clips that were held out, one fold at a time, from NumPy's SVD and inverse roots."
+    u, v = np.zeros((len(A), leading)), np.zeros((len(A), leading))
+    for train, out in splits(groups, folds):
+        X, Y = (D.numpy() - D[train].mean(0).numpy() for D in (A, B))
+        if whiten:
+            X, Y = (D @ np.linalg.inv(np.linalg.cholesky(np.cov(D[train].T, bias=True))).T for D in (X, Y))
+        U, _, V = np.linalg.svd(X[train].T @ Y[train] / len(train))
+        u[out], v[out] = (X[out] @ U)[:, :leading].clip(-5, 5), (Y[out] @ V.T)[:, :leading].clip(-5, 5)
+    return u, v
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("outlier", [0, 40])
+def test_held_out_correlations_by_hand(whiten, outlier):
+    A, B = correlated()
+    A, B = A + 3, B - 2  # the means of the training clips are taken off
+    A[7] += outlier
+    groups = Groups(150, [k // 3 for k in range(150)])
+    rows = shuffles(groups, 5)
+    found, null, resampled = held_out_correlations(A, B, groups, rows, 5, 300, whiten=whiten)
+    u, v = by_hand(A, B, groups, 5, 8, whiten)
+    scale = np.sqrt((u**2).sum(0) * (v**2).sum(0))
+    assert len(found) == 8 and np.allclose(found, (u * v).sum(0) / scale, atol=1e-6)
+    assert np.allclose(null, [(u * v[row]).sum(0) / scale for row in rows], atol=1e-6)
+    means = pairs.resampled_means(torch.tensor(np.concatenate([u * u, v * v, u * v], 1)), groups, 300).numpy()
+    uu, vv, uv = np.split(means, 3, 1)
+    assert np.allclose(resampled, uv / np.sqrt(uu * vv), atol=1e-6)
+
+
+def test_a_side_without_spread_correlates_with_nothing():
+    A, B = correlated()
+    A[:, 0] = 0
+    found, null, resampled = held_out_correlations(A[:, :1], B, Groups(150), shuffles(Groups(150), 3), 5, 10)
+    assert found.tolist() == [0] and not null.any() and not resampled.any()
+
+
+@pytest.mark.parametrize("p, q", [(4, 9), (9, 4), (70, 3)])
+def test_the_null_of_kappa_is_kappa_of_shuffled_clips(p, q):
+    a, b = normal(4, 60, p) + 5, normal(5, 60, q).exp()
+    rows = shuffles(Groups(60), 12)
+    assert torch.allclose(kappa_null(a, b, rows), torch.stack([kappa(a, b[row]) for row in rows]), atol=1e-9)
+    assert kappa_null(a, torch.zeros(60, 2).double(), rows).tolist() == [0] * 12
+
+
+@pytest.mark.parametrize(
+    "linear, nonlinear, most, power, cut, said",
+    [
+        (False, False, 0.0999, 0.8, False, "private"),
+        (True, False, 0.0999, 0.8, False, "private"),
+        (False, True, 0.0999, 0.8, False, "shares, nonlinearly"),
+        (False, False, 0.1, 0.8, False, "can't tell"),
+        (False, False, 0.0999, 0.799, False, "can't tell"),
+        (False, False, 0.0999, 0.8, True, "can't tell"),
+        (True, False, 0.1, 0.8, False, "shares"),
+        (True, True, 0.1, 0.8, False, "shares"),
+        (True, False, 0.05, 1.0, True, "shares"),
+    ],
+)
+def test_what_a_pair_is_called(linear, nonlinear, most, power, cut, said):
+    assert verdict(linear, nonlinear, most, power, cut) == said
+
+
+def test_a_side_has_a_twelfth_of_the_clips_in_directions_and_64_loud_ones():
+    side = one_side(normal(6, 960, 100), Groups(960))
+    assert side.columns.W.shape[1] == 80 and side.scores.W.shape[1] == 80 and side.loud.shape[1] == 64
+    assert one_side(normal(6, 11, 3), Groups(11)).columns.W.shape[1] == 1
+    quiet = one_side(torch.cat([normal(7, 500, 2), 1e-3 * normal(8, 500, 1)], 1), Groups(500)).loud.norm(dim=0) ** 2
+    assert quiet[0].item() == pytest.approx(500) and (quiet[1:] <= quiet[0]).all()
+
+
+def test_how_loud_a_direction_is_beside_the_loudest():
+    x = normal(9, 2000, 1)
+    together = torch.cat([x, x + 0.1 * normal(10, 2000, 1), x + 0.1 * normal(11, 2000, 1)], 1)
+    side = one_side(together, Groups(2000))
+    scores = np.linalg.svd(pairs.standard(pairs.normal_scores(together)).numpy(), compute_uv=False)
+    assert np.allclose(side.loud.norm(dim=0).numpy() / 2000**0.5, scores / scores[0], atol=1e-6)
+
+
+def test_a_line_holds_where_it_does_on_other_clips():
+    a, b = correlated(400, 4, 4, 1)
+    groups = Groups(400)
+    A, B, noise = (white_columns(D, 30).W for D in (a, b, normal(12, 400, 4)))
+    assert pairs.line_holds(A, B, groups, True) and pairs.line_holds(A, B, groups, False)
+    assert not pairs.line_holds(A, noise, groups, True) and not pairs.line_holds(A[:, :0], B, groups, True)
+    assert pairs.line_holds(A, B, Groups(400, [k % 2 for k in range(400)]), True)  # as many folds as groups
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ({"permutations": 38}, "0 or at least 39"),
+        ({"n": 39}, "at least 40 clips"),
+        ({"groups": [k % 4 for k in range(40)]}, "5 folds need at least as many groups, got 4"),
+        ({"groups": [0] * 40, "folds": 1}, "1 folds need at least as many groups, got 1"),
+        ({"groups": range(39)}, "one entry for each of 40 clips, got 39"),
+    ],
+)
+def test_what_is_too_little_is_refused(words, says):
+    n = words.get("n", 40)
+    given = {"groups": None, "folds": 5, "permutations": 39} | {k: v for k, v in words.items() if k != "n"}
+    features = {"a": normal(13, n, 2), "b": normal(14, n, 2)}
+    with pytest.raises(ValueError, match=says):
+        pairs.checked_features(features, n, **given)
+
+
+def test_what_is_just_enough_is_taken():
+    features = {"a": normal(13, 40, 2), "b": normal(14, 40, 2)}
+    groups = [k % 5 for k in range(40)]
+    assert pairs.checked_features(features, 40, groups, 5, 39).keys() == {"a", "b"}
+    assert pairs.checked_features(features, 40, None, 5, 0).keys() == {"a", "b"}
+    assert pairs.checked_features(features, 40, [k % 2 for k in range(40)], 2, 39).keys() == {"a", "b"}
+    features["a"][3], gap = math.nan, pairs.checked_features
+    assert gap(features, 40, None, 5, 39, gaps=True)["a"].isnan().sum() == 2
+    with pytest.raises(ValueError, match="a: features hold 2 values that are not finite"):
+        gap(features, 40, None, 5, 39)
+
+
+def test_twins_are_clips_of_other_groups_within_a_thousandth():
+    W = normal(15, 100, 5)
+    W[90:95], W[95:] = W[:5] + 0.8e-3, W[5:10] + 1.2e-3
+    assert pairs.twins(W, Groups(100)) == 10
+    assert pairs.twins(W, Groups(100, [k % 90 for k in range(100)])) == 0
+    W = normal(16, 40, 3)
+    W[:9] = W[0]  # nine times the same clip: each of them has one beside it
+    assert pairs.twins(W, Groups(40)) == 9
+
+
+@pytest.mark.parametrize("r, said", [(0.26, True), (0.24, False)])
+def test_neighbours_are_alike_beyond_five_deviations(r, said):
+    n, wave = 400, normal(17, 400)
+    wave = wave - wave.mean()
+    other = normal(18, 400)
+    x = torch.zeros(n, dtype=torch.double)
+    x[::2], x[1::2] = wave[:200], other[:200]
+    pair = torch.stack([x, x], 1)
+
+    def lag(W):
+        return (W[1:] * W[:-1]).mean(0).amax().item()
+
+    scale = abs(r / lag(pair)) ** 0.5
+    W = pair * scale if lag(pair) > 0 else torch.stack([x * (-1) ** (torch.arange(n) // 2)] * 2, 1) * scale
+    assert lag(W) == pytest.approx(r) and pairs.order_correlation(W) == pytest.approx(r if said else 0)
+    assert pairs.order_correlation(W[:, :0]) == 0
+
+
+def test_blocks_in_a_row_are_as_long_as_clips_hang_together():
+    g, n = torch.Generator().manual_seed(19), 4000
+    e = torch.randn(n, 4, generator=g, dtype=torch.double)
+    for k in range(1, n):
+        e[k] += 0.9 * e[k - 1]
+    groups = Groups(n)
+    sides = {"a": one_side(e[:, :2], groups), "b": one_side(e[:, 2:], groups)}
+    note = pairs.clip_notes(sides, groups)[0]
+    most = max(pairs.order_correlation(side.scores.W) for side in sides.values())
+    assert f"[k // {math.ceil(20 / (1 - most))} for k in range({n})]" in note
