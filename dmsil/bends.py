@@ -30,7 +30,7 @@ def kernel_components(
     waves: int = 256,
     most: int = 64,  # components
 ) -> Float[Tensor, "n c"]:  # float32
-    "Leading components of a Gaussian kernel, at the fourth root of their variance."
+    "Leading components of a Gaussian kernel; one of variance λ has standard deviation λ^¼ (times that of the waves' sum)."
     if not W.shape[1]:
         return W.float()
     w = torch.randn(W.shape[1], waves, generator=generator).to(W.device) / (0.5 * (2 * W.var(0).sum()).sqrt().float())

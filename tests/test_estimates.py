@@ -115,7 +115,7 @@ def test_first_order_less_that_of_twenty_shuffles():
     found = estimates.estimate(A, B, groups, order)
     spread = lambda X: estimates.pointwise(*estimates.canonical(A, X)).var().item() / 300
     chance = np.mean([spread(B[row]) for row in order[:20]])
-    assert found.V_1 == pytest.approx(spread(B) - chance) and found.nats == found.drawn
+    assert found.V_1 == pytest.approx(spread(B) - chance) and found.nats == pytest.approx(found.drawn)
     null = torch.stack([estimates.gaussian_information(A.T @ B[row] / 300) for row in order])
     assert found.V_0 == pytest.approx(null.var().item()) and torch.allclose(found.null, null - null.mean())
     I = estimates.gaussian_information(A.T @ B / 300)
