@@ -116,8 +116,8 @@ def kappa_null(
     scale = (u_overlap(A, A) * u_overlap(B, B)).clamp(min=1e-300).sqrt()
     found = [a[:0]]
     for part in rows.split(max(1, 4_000_000 // B.numel())):
-        X, x = B[part] - B[part].mean(1, keepdim=True), b[part]
-        overlap = (A.T @ X).square().sum((1, 2)) - n / (n - 2) * (x @ a)
+        x = b[part]
+        overlap = (A.T @ B[part]).square().sum((1, 2)) - n / (n - 2) * (x @ a)
         found.append((overlap + a.sum() * x.sum(1) / ((n - 1) * (n - 2))) / scale)
     return torch.cat(found)
 
