@@ -337,7 +337,8 @@ for d, n in ((8, 300), (8, 500), (8, 1000), (16, 1000), (16, 2000), (32, 2000)):
 KNOWN: dict[str, dict] = {}  # what each modality of a simulation knows, and a modality of noise
 
 
-def labelled(name, n, noise=24, per_group=1, **config):
+def labelled(name, n, noise=24, per_group=1, habit=None, **config):
+    "Clips of a simulation; of a group all are the same, or resemble one another as far as speakers have habits, drawn from it, too."
     world = Simulation(SyntheticConfig(nonlinear=False, **config))
     parts = {s: (split.redundant, split.unique[s], split.synergistic) for s, split in truth(world).labels.items()}
     parts |= {"noise": (0.0, 0.0, 0.0)} if noise else {}
@@ -347,14 +348,17 @@ def labelled(name, n, noise=24, per_group=1, **config):
     }
 
     def make(g):
-        clips = world.sample(n // per_group, seed=int(torch.randint(10**6, (), generator=g)))
-        x = {s: D.double().repeat_interleave(per_group, 0) for s, D in clips.x.items()}
-        groups = None if per_group == 1 else [k // per_group for k in range(n)]
-        return (
-            x | ({"noise": normal(g, n, noise)} if noise else {}),
-            clips.y_m.double().repeat_interleave(per_group),
-            groups,
+        drawn = lambda count: world.sample(count, seed=int(torch.randint(10**6, (), generator=g)), dtype=torch.double)
+        theirs = drawn(n // per_group)
+        x, y = (
+            {s: D.repeat_interleave(per_group, 0) for s, D in theirs.x.items()},
+            theirs.y_m.repeat_interleave(per_group),
         )
+        if habit is not None:
+            own, share = drawn(n), 1 / math.sqrt(1 + habit**2)
+            x, y = {s: share * (own.x[s] + habit * D) for s, D in x.items()}, share * (own.y_m + habit * y)
+        groups = None if per_group == 1 else [k // per_group for k in range(n)]
+        return x | ({"noise": normal(g, n, noise)} if noise else {}), y, groups
 
     case(name, kind="label")(make)
 
@@ -363,6 +367,8 @@ labelled("three modalities and noise, n = 300", 300)
 labelled("three modalities and noise, n = 1000", 1000)
 labelled("three modalities and wide noise, n = 1000", 1000, noise=200)
 labelled("three modalities and noise, every clip twice, grouped, n = 1000", 1000, per_group=2)
+labelled("three modalities and noise, 30 speakers of 20 clips with habits", 600, per_group=20, habit=0.5)
+labelled("three modalities and noise, 100 speakers of 6 clips with habits", 600, per_group=6, habit=0.5)
 TWO = {"dims": {"text": 16, "audio": 16}, "omega": {"text": 0.5, "audio": 0.5}, "pairs": {}}
 labelled("two modalities that know as much, n = 300", 300, noise=0, **TWO)
 labelled("two modalities that know as much, n = 1000", 1000, noise=0, **TWO)
