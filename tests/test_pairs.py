@@ -8,7 +8,7 @@ import torch
 
 from dmsil import pairs
 from dmsil.covariance import kappa
-from dmsil.estimates import Groups, shuffles, white_columns
+from dmsil.estimates import Groups, estimate, interval, null95, shuffles, white_columns
 from dmsil.pairs import held_out_correlations, kappa_null, one_side, percentiles, splits, verdict
 
 
@@ -188,3 +188,56 @@ def test_blocks_in_a_row_are_as_long_as_clips_hang_together():
     note = pairs.clip_notes(sides, groups)[0]
     most = max(pairs.order_correlation(side.scores.W) for side in sides.values())
     assert f"[k // {math.ceil(20 / (1 - most))} for k in range({n})]" in note
+
+
+def both_sides(seed, n, p, q):
+    groups = Groups(n, seed=seed)
+    return one_side(normal(seed, n, p), groups), one_side(normal(seed + 50, n, q), groups), groups
+
+
+@pytest.mark.parametrize("p, q", [(9, 3), (3, 9)])
+def test_the_narrower_side_is_shuffled_and_a_cut_gives_a_lower_bound(p, q):
+    a, b, groups = both_sides(1, 90, p, q)
+    rows = shuffles(groups, 39)
+    found = pairs.judged(a, b, groups, rows)
+    wide, narrow = sorted((a, b), key=lambda side: -side.columns.W.shape[1])
+    alone = estimate(wide.columns.W, narrow.columns.W, groups, rows)
+    assert wide.D.shape[1] == 9 and torch.equal(found["lines"].null, alone.null)
+    assert found["bound"] and found["interval"] == (interval(alone, groups, 0.9)[0], math.inf)
+    assert found["variance_read"] == (a.columns.read, b.columns.read)
+    whole = pairs.judged(*both_sides(1, 90, 4, 3)[:2], groups, rows)
+    assert not whole["bound"] and whole["interval"] == interval(whole["lines"], groups)
+
+
+def test_power_counts_the_shuffles_that_would_have_been_found():
+    a, b, groups = both_sides(2, 150, 4, 3)
+    rows = shuffles(groups, 60)
+    found = pairs.judged(a, b, groups, rows, 0.05)
+    _, _, statistics = pairs._five_tests(a, b, groups, rows, 0.05)
+    _, _, line = pairs.tested(statistics)
+    bends = pairs.planted_square(a.shapes, b.shapes, rows, 0.05, groups.generator(7))
+    assert found["power"] == np.mean((found["lines"].planted > line[0]).tolist())
+    assert found["power_bent"] == min((statistics[4, 1:] + bends > line[4]).double().mean(1).tolist())
+    assert found["nonlinear"] == pairs.tested(statistics[3:])[0] and 0 < found["power"] < 1
+
+
+def test_what_is_reported_of_a_pair():
+    seen = {"negative": False, "positive": False}
+    for seed in range(6):
+        a, b, groups = both_sides(10 + seed, 60, 5, 2)
+        pair = pairs.measured_pair(a, b, groups, 39, 300, 5, 0.1)
+        rows = shuffles(groups, 39)
+        found = pairs.judged(a, b, groups, rows, 0.1)
+        assert pair.shared == max(found["lines"].nats, 0) and pair.copula == max(found["ranked"].nats, 0)
+        assert pair.null95 == null95(found["lines"].null) and pair.copula_null95 == null95(found["ranked"].null)
+        seen["positive" if pair.shared else "negative"] = True
+        assert pair.kappa_null95 == pytest.approx(null95(kappa_null(a.D, b.D, rows)).item())
+        halves = pairs.kappa_halves(a.D, b.D, groups, 30)
+        assert pair.kappa == kappa(a.D, b.D).item() and pair.kappa_interval == percentiles(halves, -1, 1)
+        rho, null, resampled = held_out_correlations(a.columns.W, b.columns.W, groups, rows, 5, 300)
+        assert pair.canonical == tuple(rho.tolist()) and pair.canonical_null95 == tuple(null95(null).tolist())
+        assert pair.canonical_interval == tuple(percentiles(r, -1, 1) for r in resampled.T)
+        assert len(pairs.measured_pair(a, b, groups, 39, 100, 5, 0.1).clipwise) == 60
+    assert all(seen.values())
+    same = pairs.measured_pair(a, a, groups, 39, 300, 5, 0.1)
+    assert same.kappa_interval[1] == 1 and all(high <= 1 for _, high in same.canonical_interval)
