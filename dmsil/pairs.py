@@ -134,7 +134,8 @@ def kappa_halves(
         half = torch.zeros(G, dtype=torch.bool)
         half[torch.randperm(G, generator=g)[: G // 2]] = True
         chosen = half.to(groups.of.device)[groups.of]
-        found.append(kappa(D_a[chosen], D_b[chosen]))
+        if chosen.sum() >= 4:  # as many as κ needs
+            found.append(kappa(D_a[chosen], D_b[chosen]))
     found = torch.stack(found)
     return kappa(D_a, D_b) + found - found.mean()
 
@@ -342,8 +343,10 @@ def checked_features(
     if n < 40:
         raise ValueError(f"a verdict needs at least 40 clips, got {n}")
     count = n if groups is None else len(set(map(str, groups)))
-    if count < max(2, folds):
-        raise ValueError(f"{folds} folds need at least as many groups, got {count}")
+    if count < max(5, folds):
+        raise ValueError(
+            f"a verdict needs at least {max(5, folds)} groups: 5 to change places, and {folds} for as many folds; got {count}"
+        )
     return {s: D.detach() for s, D in features.items()}
 
 # %% ../nbs/33_pairs.ipynb #98b3ba89

@@ -125,8 +125,12 @@ def test_a_line_holds_where_it_does_on_other_clips():
     [
         ({"permutations": 38}, "0 or at least 39"),
         ({"n": 39}, "at least 40 clips"),
-        ({"groups": [k % 4 for k in range(40)]}, "5 folds need at least as many groups, got 4"),
-        ({"groups": [0] * 40, "folds": 1}, "1 folds need at least as many groups, got 1"),
+        (
+            {"groups": [k % 4 for k in range(40)]},
+            "at least 5 groups: 5 to change places, and 5 for as many folds; got 4",
+        ),
+        ({"groups": [k % 4 for k in range(40)], "folds": 2}, "at least 5 groups: .* 2 for as many folds; got 4"),
+        ({"groups": [k % 6 for k in range(40)], "folds": 7}, "at least 7 groups: .* got 6"),
         ({"groups": range(39)}, "one entry for each of 40 clips, got 39"),
     ],
 )
@@ -143,11 +147,17 @@ def test_what_is_just_enough_is_taken():
     groups = [k % 5 for k in range(40)]
     assert pairs.checked_features(features, 40, groups, 5, 39).keys() == {"a", "b"}
     assert pairs.checked_features(features, 40, None, 5, 0).keys() == {"a", "b"}
-    assert pairs.checked_features(features, 40, [k % 2 for k in range(40)], 2, 39).keys() == {"a", "b"}
     features["a"][3], gap = math.nan, pairs.checked_features
     assert gap(features, 40, None, 5, 39, gaps=True)["a"].isnan().sum() == 2
     with pytest.raises(ValueError, match="a: features hold 2 values that are not finite"):
         gap(features, 40, None, 5, 39)
+
+
+def test_halves_that_kappa_cannot_be_had_of_are_left_out():
+    a, b = normal(20, 60, 2), normal(21, 60, 2)
+    groups = Groups(60, [*range(6), *[6] * 54])  # a half without the large group has three clips
+    found = pairs.kappa_halves(a, b, groups, 40)
+    assert 5 < len(found) < 35 and found.mean().item() == pytest.approx(kappa(a, b).item())
 
 
 def test_twins_are_clips_of_other_groups_within_a_thousandth():
