@@ -34,7 +34,7 @@ TESTS = {
     "estimates": ["tests/test_estimates.py", "tests/test_information.py"],
     "bends": ["tests/test_estimates.py", "tests/test_information.py"],
     "pairs": ["tests/test_pairs.py", "tests/test_information.py"],
-    "interactions": ["tests/test_information.py"],
+    "interactions": ["tests/test_interactions.py", "tests/test_information.py"],
     "posterior": ["tests/test_posterior.py"],
     "readouts": ["tests/test_posterior.py"],
     "significance": ["tests/test_combinations.py", "-k", "hand or scipy or promise or power"],
