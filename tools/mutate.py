@@ -3,7 +3,7 @@
 A constant grows or shrinks by a tenth (a whole number by one), a sign turns, < becomes <=, a clamp goes; floors that keep a division from
 nothing, and by how much work is split, stay. For a module those of its tests
 run that reach the damaged function, the fastest first; for a claim its section of 01_proofs. What was tried is kept in
-results/mutations.json and not tried again (--again does), and a table of what survived is printed; a reason that somebody wrote beside a
+results/mutations.json and not tried again (unless --again says so), and a table of what survived is printed; a reason that somebody wrote beside a
 survivor ("why") stays.
 """
 
@@ -249,7 +249,7 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="+", help="modules, or claims as P8")
     parser.add_argument("--seconds", type=int, default=120, help="for the tests of one damage")
     parser.add_argument("--longest", type=float, default=3, help="seconds of a test; slower ones don't take part")
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", choices=("new", "survivors", "all"), default="new", help="which damages are tried")
     options = parser.parse_args()
     os.chdir(ROOT)
     import claims
@@ -281,7 +281,8 @@ if __name__ == "__main__":
         survived = {name: why for name, why in old["survived"].items() if name in names}
         now = {"noticed": [name for name in old["noticed"] if name in names], "survived": survived}
         for name, damaged in todo:
-            if name in (*now["noticed"], *now["survived"]) and not options.again:
+            known = "noticed" if name in now["noticed"] else "survivors" if name in now["survived"] else "new"
+            if known not in {"new": ("new",), "survivors": ("new", "survivors")}.get(options.again, (known,)):
                 continue
             why = now["survived"].pop(name, "")
             now["noticed"] = [n for n in now["noticed"] if n != name]
