@@ -307,3 +307,33 @@ def test_the_largest_rank_is_compared():
     x[0, 0] = 37.5
     p, found, _ = bends.tested(x)
     assert found == [False, False] and p > 0.05
+
+
+@pytest.mark.parametrize("n, nats", [(120, 0.1), (120, 0.4), (2400, 0.1)])
+def test_a_planted_square_is_one_in_the_directions(n, nats):
+    "Of 2,400 clips every second is read; of either side those that a shuffle gives to them."
+    a, b = (bends.shapes(white(standard(normal(k, n, d)), 9).W, torch.Generator()) for k, d in ((34, 4), (35, 3)))
+    rows = shuffles(Groups(n), 3)
+    grown = bends.planted_square(a, b, rows, nats, torch.Generator().manual_seed(36))
+    g, c = torch.Generator().manual_seed(36), math.exp(-nats)
+    w_a, w_b = (torch.nn.functional.normalize(torch.randn(k, 3, generator=g), dim=0) for k in (4, 3))
+    unit = lambda x: (x - x.mean()) / x.std(correction=0)
+    some = slice(None, None, math.ceil(n / 2000))
+    for r, row in enumerate(rows):
+        A, B, Q_a, Q_b = a.white[some], b.white[row][some], a.product[some], b.product[row][some]
+        for k, (Q, bent, by) in enumerate(((Q_a, B @ w_b[:, r], A @ w_a[:, r]), (Q_b, A @ w_a[:, r], B @ w_b[:, r]))):
+            bent, square = unit(bent), unit(unit(by) ** 2)
+            size = lambda x, Q=Q: (Q.T @ x / len(x)).square().sum()
+            more = size(math.sqrt(1 - c * c) * square + c * bent) - size(bent)
+            assert grown[k, r].item() == pytest.approx(more.item(), abs=1e-5)
+
+
+def test_where_there_can_be_no_square_none_can_hide():
+    side = bends.shapes(white(standard(normal(37, 60, 2)), 9).W, torch.Generator())
+    none = bends.shapes(torch.zeros(60, 0).double(), torch.Generator())
+    rows = shuffles(Groups(60), 4)
+    assert bends.planted_square(side, none, rows, 0.1, torch.Generator()).tolist() == [[math.inf] * 4] * 2
+    assert bends.planted_square(side, side, rows[:0], 0.1, torch.Generator()).shape == (2, 0)
+    sign = bends.shapes(torch.where(normal(38, 60, 1) > 0, 1.0, -1.0).double(), torch.Generator())
+    grown = bends.planted_square(sign, side, rows, 0.1, torch.Generator().manual_seed(1))
+    assert grown[0].isinf().all() and grown[1].isfinite().all()
