@@ -243,6 +243,12 @@ class Estimate:
     planted: Float[Tensor, " r"]  # the same with a share put in
     V_0: float  # variance where nothing is shared
     V_1: float  # what is shared adds this
+    wider: float  # times the null's variance is that of `nats`, were nothing shared
+
+    @property
+    def null95(self) -> float:
+        "What at most 5 % of estimates exceed where nothing is shared."
+        return null95(self.null).item() * math.sqrt(self.wider)
 
 # %% ../nbs/31_estimates.ipynb #03c1f44d
 MARGIN = 0.1  # nats; less is called private
@@ -279,19 +285,20 @@ def _chance(
     return torch.cat(null), torch.cat(more), torch.stack(s)
 
 
-def _by_groups(s: Tensor, null: Tensor, s_0: Tensor) -> tuple[float, float, float]:
-    "From what groups move, of clips as they are and of shuffles: what they add to the bias, V_0 and V_1."
-    G, some, moved = len(s), null[: len(s_0)], s_0.sum(1)
-    V = lambda s: s.square().sum(-1).mean().item() * G / (G - 1)
-    wider = ((some + moved).var() / some.var()).item() if some.var() > 0 else 1.0
-    return (moved.mean() - s.sum()).item(), null.var().item() * wider, V(s) - V(s_0)
+def _by_groups(s: Tensor, null: Tensor, s_0: Tensor, groups: Groups) -> tuple[float, float, float, float]:
+    "From what groups move, of clips as they are and of shuffles: what they add to the bias, V_0, V_1, and how much wider the null gets."
+    some, moved, every = null[: len(s_0)], s_0.sum(1), min(s.sum(), s_0.sum(1).max())
+    V = lambda s: s.square().sum(-1).mean().item() * groups.count / (groups.count - 1)
+    wider = max(1.0, ((some + moved).var() / some.var()).item()) if some.var() > 0 else 1.0
+    V_0 = null.var().item() * wider + moved.var().item() / len(moved)
+    return (moved.mean() - every).item(), V_0, V(s) - V(s_0), wider
 
 # %% ../nbs/31_estimates.ipynb #ef6c341a
 def estimate(
     A: Float[Tensor, "n p"],  # white features of one side
     B: Float[Tensor, "n q"],  # of the other, which is shuffled: faster if it is the narrower one
     groups: Groups,
-    rows: Int[Tensor, "r n"],  # from `shuffles`; none: the formulas for Gaussian clips
+    rows: Int[Tensor, "r n"],  # from `shuffles`; none: the formulas for independent Gaussian clips
     share: float = MARGIN,  # nats to plant
     given: Float[Tensor, "n k"]
     | None = None,  # white features whose lines A and B are already rid of, and every shuffle will be
@@ -300,18 +307,19 @@ def estimate(
     n, p, q = *A.shape, B.shape[1]
     nothing = A.new_zeros(len(rows))
     if not p * q:
-        return Estimate(0.0, 0.0, A.new_zeros(n), nothing, nothing + share, 0.0, 0.0)
+        return Estimate(0.0, 0.0, A.new_zeros(n), nothing, nothing + share, 0.0, 0.0, 1.0)
     I_hat, i = gaussian_information(A.T @ B / n), pointwise(*canonical(A, B))
     if len(rows):
         null, more, s_0 = _chance(A, B, groups, rows, share, given)
-        bias, (added, V_0, V_1) = null.mean().item(), _by_groups(moved_by_groups(A, B, groups, given), null, s_0)
+        s, bias = moved_by_groups(A, B, groups, given), null.mean().item()
+        added, V_0, V_1, wider = _by_groups(s, null, s_0, groups)
     else:
         m = n if given is None else n - given.shape[1]
-        null, more, bias, added = nothing, nothing, gaussian_bias(m, p, q), 0.0
+        null, more, bias, added, wider = nothing, nothing, gaussian_bias(m, p, q), 0.0, 1.0
         V_0 = (_wishart(m, p + q, 1) - _wishart(m, p, 1) - _wishart(m, q, 1)) / 4
         V_1 = mean_variance(i, groups).item() - p * q / (n * (n - 1))
     drawn, null = I_hat.item() - bias, null - bias
-    return Estimate(drawn - added, drawn, i - i.mean() + drawn - added, null, null + more, V_0, max(V_1, 0.0))
+    return Estimate(drawn - added, drawn, i - i.mean() + drawn - added, null, null + more, V_0, max(V_1, 0.0), wider)
 
 # %% ../nbs/31_estimates.ipynb #6594163d
 def student(

@@ -19,7 +19,6 @@ from dmsil.estimates import (
     estimate,
     interval,
     mean_variance,
-    null95,
     shuffles,
     standard,
     student,
@@ -95,7 +94,7 @@ def _ends(s: Estimate, o: Estimate, s_o: Estimate, o_s: Estimate, groups: Groups
 
 def _nulls(s: Estimate, o: Estimate, s_o: Estimate, o_s: Estimate, groups: Groups) -> dict[str, float]:
     "What at most 5 % exceed where a part is 0."
-    alone, others, added, rest = (null95(e.null).item() for e in (s, o, s_o, o_s))
+    alone, others, added, rest = (e.null95 for e in (s, o, s_o, o_s))
     return {
         "alone": alone,
         "redundant": max(alone, others),

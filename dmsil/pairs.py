@@ -165,7 +165,7 @@ class Pair:
     "What two modalities have in common, measured."
 
     shared: float  # nats of the Gaussian fit, bias taken off
-    null95: float  # 95th percentile of the same for shuffled clips
+    null95: float  # what 5 % of estimates exceed where nothing is shared, from shuffled clips
     interval: tuple[float, float]  # of `shared`, 95 %; where it is a bound: (low, inf)
     bound: bool  # too few clips for all directions: `shared` and `interval` are of the leading ones, a lower bound
     variance_read: tuple[float, float]  # share of either side's variance that was measured
@@ -302,9 +302,9 @@ def measured_pair(
     halves = kappa_halves(a.D, b.D, groups, max(20, resamples // 10))
     return Pair(
         shared=max(lines.nats, 0.0),
-        null95=null95(lines.null).item(),
+        null95=lines.null95,
         copula=max(ranked.nats, 0.0),
-        copula_null95=null95(ranked.null).item(),
+        copula_null95=ranked.null95,
         kappa=kappa(a.D, b.D).item(),
         kappa_null95=null95(kappa_null(*sorted((a.D, b.D), key=lambda D: -D.shape[1]), rows)).item(),
         kappa_interval=percentiles(halves, -1, 1),
@@ -354,7 +354,7 @@ def pair_information(
     D_a: Float[Tensor, "n d_a"],  # held-out features of one modality
     D_b: Float[Tensor, "n d_b"],  # of the other, the same clips
     groups=None,  # a speaker or video for each clip: these are shuffled, held out and counted together; None: each clip by itself
-    permutations: int = 200,  # shuffles for the null, 39 or more; 0: no null, and no verdict
+    permutations: int = 200,  # shuffles for the null, 39 or more; 0: no null, no verdict, and nats as of independent clips
     resamples: int = 1000,  # for the intervals of correlations
     folds: int = 5,  # for the correlations
     margin: float = MARGIN,  # nats below which a pair is private

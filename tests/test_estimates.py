@@ -118,6 +118,7 @@ def test_first_order_less_that_of_twenty_shuffles():
     assert found.V_1 == pytest.approx(spread(B) - chance) and found.nats == pytest.approx(found.drawn)
     null = torch.stack([estimates.gaussian_information(A.T @ B[row] / 300) for row in order])
     assert found.V_0 == pytest.approx(null.var().item()) and torch.allclose(found.null, null - null.mean())
+    assert found.wider == pytest.approx(1) and found.null95 == pytest.approx(estimates.null95(found.null).item())
     I = estimates.gaussian_information(A.T @ B / 300)
     assert found.nats == pytest.approx((I - null.mean()).item())
     nothing = estimates.estimate(A[:, :0], B, groups, order, 0.2)
@@ -137,8 +138,32 @@ def test_what_groups_add_is_taken_off_against_shuffles():
     assert found.nats == pytest.approx((found.drawn + s.sum() - s_0.sum(1).mean()).item())
     assert found.V_1 == pytest.approx(((s**2).sum() - (s_0**2).sum(1).mean()).item() * 20 / 19)
     null = found.null[:20] + s_0.sum(1)
-    assert found.V_0 == pytest.approx((found.null.var() * null.var() / found.null[:20].var()).item())
+    wider = (null.var() / found.null[:20].var()).item()
+    assert found.wider == pytest.approx(wider) and wider > 1
+    assert found.V_0 == pytest.approx(found.null.var().item() * wider + s_0.sum(1).var().item() / 20)
+    assert found.null95 == pytest.approx(estimates.null95(found.null).item() * wider**0.5)
     assert found.clipwise.mean().item() == pytest.approx(found.nats)
+
+
+def test_a_share_that_one_group_carries_is_not_taken_for_bias():
+    groups, (a, b) = Groups(300, [k // 15 for k in range(300)]), (normal(40, 300, 4), normal(41, 300, 4))
+    a[:15, 0] = 9 * normal(42, 15)
+    b[:15, 0] = a[:15, 0]
+    A, B = (white(D - D.mean(0), 4).W for D in (a, b))
+    e = estimates.estimate(A, B, groups, shuffles(groups, 50))
+    s = estimates.moved_by_groups(A, B, groups)
+    assert s[0] > 0.5 * e.drawn > 0.2 and s.sum() > 0.2 * e.drawn and e.nats < 1.15 * e.drawn
+
+
+def test_unequal_groups_count_as_fewer():
+    who = [min(k // 4, 9) for k in range(120)]
+    groups, (a, e) = Groups(120, who), (normal(43, 120, 2), normal(44, 120, 2))
+    A, B = (white(standard(D), 2).W for D in (a, a + e))
+    order = shuffles(groups, 20)
+    found = estimates.estimate(A, B, groups, order)
+    V = lambda s: (s**2).sum(-1).mean().item() * groups.count / (groups.count - 1)
+    s_0 = torch.stack([estimates.moved_by_groups(A, estimates.rewhitened(B[row]), groups) for row in order])
+    assert found.V_1 == pytest.approx(max(0, V(estimates.moved_by_groups(A, B, groups)) - V(s_0)), abs=1e-9)
 
 
 def test_groups_are_counted_by_their_size():
@@ -175,7 +200,7 @@ def test_shuffles_that_keep_features_white_are_left_as_they_are():
 
 
 def made(nats, V_0, V_1):
-    return Estimate(nats, nats, torch.zeros(5), torch.zeros(0), torch.zeros(0), V_0, V_1)
+    return Estimate(nats, nats, torch.zeros(5), torch.zeros(0), torch.zeros(0), V_0, V_1, 1.0)
 
 
 @pytest.mark.parametrize("nats, V_0, V_1", [(0.4, 1e-3, 4e-3), (0.03, 1e-3, 1e-3), (0.0, 1e-3, 5e-4)])

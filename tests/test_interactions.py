@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from scipy.stats import entropy
 
 from dmsil import interactions
-from dmsil.estimates import Groups, estimate, interval, mean_variance, null95, shuffles, standard, student, white
+from dmsil.estimates import Groups, estimate, interval, mean_variance, shuffles, standard, student, white
 from dmsil.interactions import (
     discrete_split,
     joint_bounds,
@@ -97,7 +97,7 @@ def test_intervals_and_nulls_of_parts(per_group):
     least = interval(I_o, groups)
     redundant = tuple(min(p, q) for p, q in zip(interval(I_s, groups), least, strict=True))
     assert a.interval["redundant"] == pytest.approx(redundant)
-    n95 = [null95(e.null).item() for e in (I_s, I_o, s_o, o_s)]
+    n95 = [e.null95 for e in (I_s, I_o, s_o, o_s)]
     assert a.null95 == pytest.approx(
         {
             "alone": n95[0],
