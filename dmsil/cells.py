@@ -221,7 +221,7 @@ def plot_grid(
     down = len(found.pairs) // 2
     names = [["".join(word) for word in product("-0+", repeat=n)] for n in (down, len(found.pairs) - down)]
     wide = max(3.6, 0.72 * len(names[1]) + 0.8)
-    figure, axes = plt.subplots(2, 1, figsize=(wide, 1.5 + 0.62 * len(names[0]) * 2), dpi=68, squeeze=False)
+    figure, axes = plt.subplots(2, 1, figsize=(wide, 1.5 + 0.62 * len(names[0]) * 2), dpi=66, squeeze=False)
     for axis, reference in zip(axes[:, 0], ("none", "whitening"), strict=True):
         better, rows = -1 if metric.endswith("MAE") else 1, _by_cell(found, metric, reference, measure)
         _heat(axis, rows, *names, better)
