@@ -1,6 +1,8 @@
 "The parts of a pair's verdict, each against the same thing done in the plainest way."
 
+import inspect
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from dmsil import pairs
 from dmsil.covariance import kappa
-from dmsil.estimates import Groups, estimate, interval, null95, shuffles, white_columns
+from dmsil.estimates import Groups, estimate, interval, null95, rewhitened, shuffles, white_columns
 from dmsil.pairs import held_out_correlations, kappa_null, one_side, percentiles, splits, verdict
 
 
@@ -124,6 +126,7 @@ def test_a_line_holds_where_it_does_on_other_clips():
     "words, says",
     [
         ({"permutations": 38}, "0 or at least 39"),
+        ({"permutations": 1}, "0 or at least 39"),
         ({"n": 39}, "at least 40 clips"),
         (
             {"groups": [k % 4 for k in range(40)]},
@@ -209,11 +212,14 @@ def both_sides(seed, n, p, q):
 def test_the_narrower_side_is_shuffled_and_a_cut_gives_a_lower_bound(p, q):
     a, b, groups = both_sides(1, 90, p, q)
     rows = shuffles(groups, 39)
+    W, k = b.columns.W.clone(), 3
+    W[:, :k] += 2 * a.columns.W[:, :k]
+    b = replace(b, columns=replace(b.columns, W=rewhitened(W)))  # now they share something
     found = pairs.judged(a, b, groups, rows)
     wide, narrow = sorted((a, b), key=lambda side: -side.columns.W.shape[1])
     alone = estimate(wide.columns.W, narrow.columns.W, groups, rows)
     assert wide.D.shape[1] == 9 and torch.equal(found["lines"].null, alone.null)
-    assert found["bound"] and found["interval"] == (interval(alone, groups, 0.9)[0], math.inf)
+    assert found["bound"] and found["interval"] == (interval(alone, groups, 0.9)[0], math.inf) != (0, math.inf)
     assert found["variance_read"] == (a.columns.read, b.columns.read)
     whole = pairs.judged(*both_sides(1, 90, 4, 3)[:2], groups, rows)
     assert not whole["bound"] and whole["interval"] == interval(whole["lines"], groups)
@@ -251,3 +257,9 @@ def test_what_is_reported_of_a_pair():
     assert all(seen.values())
     same = pairs.measured_pair(a, a, groups, 39, 300, 5, 0.1)
     assert same.kappa_interval[1] == 1 and all(high <= 1 for _, high in same.canonical_interval)
+
+
+def test_what_is_done_where_nothing_is_said():
+    given = {name: p.default for name, p in inspect.signature(pairs.pair_information).parameters.items()}
+    words = {"groups": None, "permutations": 200, "resamples": 1000, "folds": 5, "margin": 0.1, "seed": 0}
+    assert given == {"D_a": inspect.Parameter.empty, "D_b": inspect.Parameter.empty} | words
