@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import digamma
 
 from dmsil import pairs
 from dmsil.covariance import kappa
@@ -165,7 +166,7 @@ def test_halves_that_kappa_cannot_be_had_of_are_left_out():
 
 def test_twins_are_clips_of_other_groups_within_a_thousandth():
     W = normal(15, 100, 5)
-    W[90:95], W[95:] = W[:5] + 0.8e-3, W[5:10] + 1.2e-3
+    W[90:95], W[95:] = W[:5] + 0.97e-3, W[5:10] + 1.03e-3
     assert pairs.twins(W, Groups(100)) == 10
     assert pairs.twins(W, Groups(100, [k % 90 for k in range(100)])) == 0
     W = normal(16, 40, 3)
@@ -263,3 +264,39 @@ def test_what_is_done_where_nothing_is_said():
     given = {name: p.default for name, p in inspect.signature(pairs.pair_information).parameters.items()}
     words = {"groups": None, "permutations": 200, "resamples": 1000, "folds": 5, "margin": 0.1, "seed": 0}
     assert given == {"D_a": inspect.Parameter.empty, "D_b": inspect.Parameter.empty} | words
+
+
+def notes(monkeypatch, n, alike=(0.0, 0.0), same=0, groups=None):
+    "What is noted of clips whose neighbours and twins are made up."
+    left = iter(alike)
+    monkeypatch.setattr(pairs, "order_correlation", lambda W: next(left))
+    monkeypatch.setattr(pairs, "twins", lambda W, groups: same)
+    side = one_side(normal(22, n, 2), by := Groups(n, groups))
+    return pairs.clip_notes({"a": side, "b": side}, by)
+
+
+def test_neighbours_are_noted_where_two_sides_are_alike(monkeypatch):
+    assert notes(monkeypatch, 400, (0.5, 0.0)) == ()
+    both = notes(monkeypatch, 400, (0.5, 0.4))[0]
+    assert "a 0.50, b 0.40" in both and both.endswith("[k // 40 for k in range(400)]")  # ten blocks
+    assert notes(monkeypatch, 399, (0.5, 0.4))[0].endswith("a video for each clip")
+    assert "[k // 334 for" in notes(monkeypatch, 4000, (0.94, 0.2))[0]
+    longest = math.ceil(20 / (1 - 0.99))
+    assert f"[k // {longest} for" in notes(monkeypatch, 10 * longest, (0.999, 0.2))[0]
+    assert notes(monkeypatch, 400, (0.5, 0.4), groups=[k // 5 for k in range(400)]) == ()
+
+
+@pytest.mark.parametrize("same, said", [(4, False), (5, True)])
+def test_twins_are_noted_beyond_a_hundredth(monkeypatch, same, said):
+    assert bool(notes(monkeypatch, 400, same=same)) == said
+
+
+def test_nearest_neighbours_counted_by_hand():
+    a, b = 3 * normal(23, 60, 2) + 5, normal(24, 60, 1)
+    b = b + a[:, :1] / 3
+    A, B = (((D - D.mean(0)) / D.std(0)).numpy() for D in (a, b))
+    far = lambda X: np.abs(X[:, None] - X[None]).max(2)
+    nearest = np.sort(np.maximum(far(A), far(B)), 1)[:, 3]  # the clip itself comes first
+    counts = [(far(X) < nearest[:, None]).sum(1) for X in (A, B)]
+    by_hand = digamma(3) + digamma(60) - sum(digamma(count).mean() for count in counts)
+    assert pairs.neighbour_information(a, b) == pytest.approx(by_hand)
