@@ -362,3 +362,8 @@ def test_where_there_can_be_no_square_none_can_hide():
     sign = bends.shapes(torch.where(normal(38, 60, 1) > 0, 1.0, -1.0).double(), torch.Generator())
     grown = bends.planted_square(sign, side, rows, 0.1, torch.Generator().manual_seed(1))
     assert grown[0].isinf().all() and grown[1].isfinite().all()
+
+
+def test_twenty_five_of_a_thousand_draws_are_beyond_the_line():
+    x = torch.arange(1000.0)[None]
+    assert [bends.tested(x.roll(-k, 1))[1][0] for k in range(965, 1000)] == [False] * 10 + [True] * 25
