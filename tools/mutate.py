@@ -1,10 +1,9 @@
 """Small damages, one at a time, and whether the tests notice: python tools/mutate.py covariance alignment P8 P14
 
 A constant grows or shrinks by a tenth (a whole number by one), a sign turns, < becomes <=, a clamp goes; floors that keep a division from
-nothing, and by how much work is split, stay. For a module those of its tests
-run that reach the damaged function, the fastest first; for a claim its section of 01_proofs. What was tried is kept in
-results/mutations.json and not tried again (unless --again says so), and a table of what survived is printed; a reason that somebody wrote beside a
-survivor ("why") stays.
+nothing, and by how much work is split, stay. For a module those of its tests run that reach the damaged function, the fastest first; for a
+claim its section of 01_proofs. What was tried is kept in results/mutations.json and not tried again (unless --again says so), and a table
+of what survived is printed; a reason that somebody wrote beside a survivor ("why") stays.
 """
 
 import argparse
@@ -22,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from common import RESULTS, ROOT, stored
 
-ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "results" / "mutations.json"
+OUT = RESULTS / "mutations.json"
+AGAIN = {"new": ("new",), "survivors": ("new", "survivors"), "all": ("new", "survivors", "noticed")}
 TESTS = {
     "covariance": ["tests/test_covariance.py", "-k", "not compiled"],
     "alignment": ["tests/test_alignment.py"],
@@ -234,11 +234,8 @@ def outcome(run, what, source: str, seconds: int) -> str:
     return "endless"
 
 
-def kept() -> dict:
-    return json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
-
-
 def keep(found: dict) -> None:
+    "Written here, as `store` imports the library, which is yet to be damaged."
     new = OUT.with_suffix(f".{os.getpid()}")
     new.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     new.replace(OUT)
@@ -249,7 +246,7 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="+", help="modules, or claims as P8")
     parser.add_argument("--seconds", type=int, default=120, help="for the tests of one damage")
     parser.add_argument("--longest", type=float, default=3, help="seconds of a test; slower ones don't take part")
-    parser.add_argument("--again", choices=("new", "survivors", "all"), default="new", help="which damages are tried")
+    parser.add_argument("--again", choices=AGAIN, default="new", help="which damages are tried")
     options = parser.parse_args()
     os.chdir(ROOT)
     import claims
@@ -276,13 +273,13 @@ if __name__ == "__main__":
             if (found := outcome(run, arg, ast.unparse(ast.parse(source)), 600)) != "survived":
                 sys.exit(f"{what}: {found} without a damage")
             reached = {} if number else json.loads(file.read())
-        old, todo = kept().get(what, {"noticed": [], "survived": {}}), mutants(source)
+        old, todo = stored(OUT).get(what, {"noticed": [], "survived": {}}), mutants(source)
         names = [name for name, _ in todo]
         survived = {name: why for name, why in old["survived"].items() if name in names}
         now = {"noticed": [name for name in old["noticed"] if name in names], "survived": survived}
         for name, damaged in todo:
             known = "noticed" if name in now["noticed"] else "survivors" if name in now["survived"] else "new"
-            if known not in {"new": ("new",), "survivors": ("new", "survivors")}.get(options.again, (known,)):
+            if known not in AGAIN[options.again]:
                 continue
             why = now["survived"].pop(name, "")
             now["noticed"] = [n for n in now["noticed"] if n != name]
@@ -291,7 +288,7 @@ if __name__ == "__main__":
                 now["survived"][name] = why
             else:
                 now["noticed"].append(name)
-            keep(kept() | {what: now})
+            keep(stored(OUT) | {what: now})
         print(
             f"{what}: {len(now['noticed'])} of {len(todo)} noticed",
             *map("  {0[0]}   {0[1]}".format, now["survived"].items()),
