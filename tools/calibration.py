@@ -1,21 +1,19 @@
 """Is the verdict right? Pairs whose truth is known, drawn again and again, at the default settings.
 
-    python tools/calibration.py [--workers 2] [--draws 400] [--only WORDS]
+    python tools/calibration.py [--workers 2] [--draws 400] [--only WORDS] [--anew]
 
 writes results/calibration.json: for every case how often it was called what, how often the interval covered the truth (or the lower bound
-lay below it), bias and power. Draws are kept in .cache/calibration, so that a run goes on where it stopped; all of it takes about four
-hours on two idle cores. `--only` runs the cases whose name or kind holds the words.
+lay below it), bias and power. The file is where a run goes on: a case's draws are those of seeds 0, 1, …, and what it has is added to.
+After a change of the estimate, `--anew` forgets what it has; all of it takes about seven hours on two idle cores. `--only` runs the cases
+whose name or kind holds the words.
 """
 
-import json
 import math
-import re
 import time
 import zlib
-from pathlib import Path
 
 import torch
-from common import RESULTS, ROOT, machine, parser, runs, store
+from common import RESULTS, machine, parser, runs, store, stored
 from torch import nn
 
 from dmsil.bends import ALPHA
@@ -31,11 +29,12 @@ from dmsil.interactions import PARTS, label_interactions
 from dmsil.pairs import POWER, clip_notes, judged, neighbour_information, one_side, splits
 from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
-RESULT, CACHE = RESULTS / "calibration.json", ROOT / ".cache" / "calibration"
+RESULT = RESULTS / "calibration.json"
 PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "shared": 200}, 25
 FEW = 100  # draws of all other kinds
 STEPS = 100  # of a critic
 LEVEL = 0.05  # at which tests are compared
+PARTS_OF_FILE = ("cases", "labels", "power", "components")
 CASES: dict[str, dict] = {}
 
 
@@ -506,9 +505,7 @@ def some(name: str, first: int, last: int) -> list[dict]:
 
 
 def summary(name: str, draws: list[dict]) -> dict:
-    "Counts of one case."
-    from scipy.stats import beta
-
+    "Counts of one case in some draws."
     true, N = CASES[name]["truth"], len(draws)
     share = lambda of: sum(map(of, draws)) / N
     if name in KNOWN:
@@ -533,16 +530,14 @@ def summary(name: str, draws: list[dict]) -> dict:
             "shares": {of: share(lambda d, of=of: d["shares"][of]) for of in draws[0]["shares"]},
         }
     called = lambda *words: sum(d["verdict"] in words for d in draws)
-    k = called("shares", "shares, nonlinearly")
-    ends = [beta.ppf(0.025, k, N - k + 1) if k else 0.0, beta.ppf(0.975, k + 1, N - k) if k < N else 1.0]
     nats = torch.tensor([d["nats"] for d in draws])
     out = {
         "kind": CASES[name]["kind"],
         "n": draws[0]["n"],
         "truth": true,
         "draws": N,
-        "shares": k / N,
-        "shares_interval": ends,
+        "shares": (shares := called("shares", "shares, nonlinearly") / N),
+        "shares_interval": ends(shares, N),
         "nonlinearly": called("shares, nonlinearly") / N,
         "private": called("private") / N,
         "mean": nats.mean().item(),
@@ -560,8 +555,29 @@ def summary(name: str, draws: list[dict]) -> dict:
     return out
 
 
-def kept(name: str) -> Path:
-    return CACHE / f"{re.sub('[^a-z0-9]+', '_', name.lower().replace('²', '2'))}.json"
+def ends(rate: float, draws: int) -> list[float]:
+    "95 % interval of Clopper and Pearson for a rate."
+    from scipy.stats import binomtest
+
+    return list(binomtest(round(rate * draws), draws).proportion_ci(method="exact"))
+
+
+def together(old: dict, new: dict) -> dict:
+    "Counts of some draws and of further ones as if they had been counted at once."
+    n, m = old["draws"], new["draws"]
+
+    def mean(a, b):
+        if isinstance(a, dict):
+            return {key: mean(a[key], b[key]) for key in a}
+        return (n * a + m * b) / (n + m)
+
+    both = {key: old[key] for key in ("kind", "n", "truth", "variance_read") if key in old} | {"draws": n + m}
+    both |= {key: mean(old[key], new[key]) for key in old if key not in both and key not in ("sd", "shares_interval")}
+    if "sd" in old:
+        apart = n * m / (n + m) * (old["mean"] - new["mean"]) ** 2
+        both["sd"] = math.sqrt(((n - 1) * old["sd"] ** 2 + (m - 1) * new["sd"] ** 2 + apart) / (n + m - 1))
+        both["shares_interval"] = ends(both["shares"], n + m)
+    return {key: both[key] for key in old}
 
 
 def wanted(name: str, most: int) -> int:
@@ -572,28 +588,33 @@ def main():
     words = parser(__doc__, workers=2)
     words.add_argument("--draws", type=int, default=400, help="at most, of one case")
     words.add_argument("--only", default="", help="cases whose name or kind holds these words")
+    words.add_argument("--anew", action="store_true", help="forget the draws that these cases have")
     options = words.parse_args()
-    CACHE.mkdir(parents=True, exist_ok=True)
     names = [name for name in CASES if options.only in name or options.only == CASES[name]["kind"]]
-    have = {name: json.loads(kept(name).read_text()) if kept(name).exists() else [] for name in CASES}
+    have = {
+        name: counts for part in PARTS_OF_FILE for name, counts in stored(RESULT).get(part, {}).items() if name in CASES
+    }
+    have = {name: counts for name, counts in have.items() if not (options.anew and name in names)}
+    drawn = {name: have[name]["draws"] if name in have else 0 for name in names}
     todo = [
         (name, first, min(first + BATCH, wanted(name, options.draws)))
         for name in names
-        for first in range(len(have[name]), wanted(name, options.draws), BATCH)
+        for first in range(drawn[name], wanted(name, options.draws), BATCH)
     ]
     todo.sort(key=lambda job: job[1])  # all cases a little, then more of each
     started, waiting = time.monotonic(), {}
     for at, (name, first, _), draws in runs(some, todo, options.workers):
         waiting[name, first] = draws
-        while (name, len(have[name])) in waiting:  # in the order of seeds
-            have[name] += waiting.pop((name, len(have[name])))
-        kept(name).write_text(json.dumps(have[name]), encoding="utf-8")
+        while (name, drawn[name]) in waiting:  # in the order of seeds
+            more = summary(name, waiting.pop((name, drawn[name])))
+            have[name] = together(have[name], more) if name in have else more
+            drawn[name] = have[name]["draws"]
         write(have)
-        print(f"{time.monotonic() - started:6.0f} s  {at}  {name}: {len(have[name])} draws", flush=True)
+        print(f"{time.monotonic() - started:6.0f} s  {at}  {name}: {drawn[name]} draws", flush=True)
     write(have)
 
 
-def write(have: dict[str, list]) -> None:
+def write(have: dict[str, dict]) -> None:
     settings = {
         "permutations": PERMUTATIONS,
         "margin": MARGIN,
@@ -601,11 +622,12 @@ def write(have: dict[str, list]) -> None:
         "power": POWER,
         "clips_a_direction": CLIPS_A_DIRECTION,
     }
-    found = {name: summary(name, draws) for name, draws in have.items() if draws}
-    parts = {part: {} for part in ("cases", "labels", "power", "components")}
-    for name, counts in found.items():
-        kind = CASES[name]["kind"]
-        parts["labels" if name in KNOWN else kind if kind in parts else "cases"][name] = counts
+    parts = {part: {} for part in PARTS_OF_FILE}
+    for name in CASES:
+        if name in have:
+            kind = CASES[name]["kind"]
+            part = "labels" if name in KNOWN else kind if kind in parts else "cases"
+            parts[part][name] = have[name]
     store(RESULT, {"machine": machine(), "settings": settings, **parts})
 
 
