@@ -199,6 +199,26 @@ def mean_variance(
     sums = torch.zeros(*x.shape[:-1], G, dtype=x.dtype, device=x.device).index_add(-1, groups.of, x)
     return sums.square().sum(-1) * G / (G - 1) / x.shape[-1] ** 2
 
+# %% ../nbs/31_estimates.ipynb #e1758085
+def alike(
+    W: Float[Tensor, "n k"],  # white features
+    groups: Groups,
+) -> float:
+    "How much two clips of one group correlate, on average over directions; 0 for single clips."
+    if groups.single or not W.shape[1]:
+        return 0.0
+    return min(1.0, (len(W) * mean_variance(W.T, groups).mean().item() - 1) / (len(W) / groups.count - 1))
+
+
+def counted(
+    W_a: Float[Tensor, "n p"],  # white features of one side
+    W_b: Float[Tensor, "n q"],  # of the other
+    groups: Groups,
+) -> float:
+    "n': as how many clips of their own these count."
+    n = len(W_a)
+    return n / (1 + max(0.0, (n / groups.count - 1) * alike(W_a, groups) * alike(W_b, groups)))
+
 # %% ../nbs/31_estimates.ipynb #779ff00f
 def _left(
     Q: Float[Tensor, "n k"],  # orthonormal columns

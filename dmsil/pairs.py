@@ -8,6 +8,7 @@ __all__ = ['Pair', 'pair_information', 'neighbour_information']
 # %% ../nbs/33_pairs.ipynb #79fd525f
 import math
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from dmsil.estimates import (
     Estimate,
     Groups,
     White,
+    counted,
     estimate,
     interval,
     null95,
@@ -410,6 +412,13 @@ def clip_notes(
             f"neighbouring clips are alike ({', '.join(f'{s} {r:.2f}' for s, r in alike.items())}): they are not independent, "
             f"and too much seems to be shared; pass groups, a video for each clip{blocks}"
         )
+    for (s, x), (t, y) in combinations(sides.items(), 2):
+        few, *d = counted(x.columns.W, y.columns.W, groups), x.columns.W.shape[1], y.columns.W.shape[1]
+        if few < min(n / 2, CLIPS_A_DIRECTION * max(d)):
+            found.append(
+                f"{s} – {t}: clips of one group are so alike that {n} clips count as {few:.0f}, "
+                f"few for {d[0]} + {d[1]} directions; intervals are wide"
+            )
     if (same := twins(torch.cat([x.columns.W for x in sides.values()], 1), groups)) > n / 100:
         found.append(f"{same} clips equal another one in all modalities: if a clip is there twice, give both one group")
     return tuple(found)

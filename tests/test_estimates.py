@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import digamma, polygamma
 
 from dmsil import bends, estimates
-from dmsil.estimates import Estimate, Groups, shuffles, standard, white, white_columns
+from dmsil.estimates import Estimate, Groups, rewhitened, shuffles, standard, white, white_columns
 
 
 def normal(seed, *shape):
@@ -26,6 +26,21 @@ def test_pointwise_information_is_a_log_ratio_of_densities():
         both = stats.multivariate_normal(cov=[[1, r], [r, 1]]).logpdf(torch.stack([u[:, j], v[:, j]], 1))
         ratio = ratio + both - stats.norm.logpdf(u[:, j]) - stats.norm.logpdf(v[:, j])
     assert np.allclose(estimates.pointwise(u, v, rho), ratio)
+
+
+def test_clips_of_one_group_count_less():
+    of = [0] * 10 + [1] * 20 + [2] * 30 + [3] * 40
+    by = Groups(100, of)
+    assert by.count == pytest.approx(100 / 30)
+    W = rewhitened(normal(31, 100, 3))
+    sums = torch.stack([W[torch.tensor(of) == g].sum(0) for g in range(4)])
+    r = ((sums.square().sum(0) * 4 / 3 / 100).mean() - 1) / (30 - 1)
+    assert estimates.alike(W, by) == pytest.approx(r.item())
+    assert estimates.alike(W, Groups(100)) == 0 == estimates.alike(W[:, :0], by)
+    constant = normal(32, 4, 2)[torch.tensor(of)]
+    assert estimates.alike(rewhitened(constant), by) == 1
+    assert estimates.counted(rewhitened(constant), rewhitened(constant), by) == pytest.approx(by.count)
+    assert estimates.counted(W, rewhitened(constant), by) == pytest.approx(100 / (1 + 29 * max(0, r.item())))
 
 
 def test_columns_are_cut_at_five_deviations_again_and_again():

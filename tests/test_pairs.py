@@ -281,6 +281,24 @@ def test_twins_are_noted_beyond_a_hundredth(monkeypatch, same, said):
     assert bool(notes(monkeypatch, 400, same=same)) == said
 
 
+@pytest.mark.parametrize("few, said", [(11.9, True), (12.1, False)])
+def test_clips_that_count_as_few_for_the_directions_are_noted(monkeypatch, few, said):
+    monkeypatch.setattr(pairs, "counted", lambda a, b, groups: few)
+    sides = {"a": one_side(normal(27, 120, 1), by := Groups(120)), "b": one_side(normal(28, 120, 1), by)}
+    assert pairs.clip_notes(sides, by) == (
+        (
+            "a – b: clips of one group are so alike that 120 clips count as 12, few for 1 + 1 directions; intervals are wide",
+        )
+        if said
+        else ()
+    )
+    sides["b"] = one_side(
+        normal(28, 120, 9), by
+    )  # 108 clips would be too few for nine, but half of the clips are enough
+    monkeypatch.setattr(pairs, "counted", lambda a, b, groups: few + 48)
+    assert bool(pairs.clip_notes(sides, by)) == said
+
+
 def test_nearest_neighbours_counted_by_hand():
     a, b = 3 * normal(23, 60, 2) + 5, normal(24, 60, 1)
     b = b + a[:, :1] / 3
