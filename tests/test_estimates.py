@@ -26,6 +26,13 @@ def test_pointwise_information_is_a_log_ratio_of_densities():
         both = stats.multivariate_normal(cov=[[1, r], [r, 1]]).logpdf(torch.stack([u[:, j], v[:, j]], 1))
         ratio = ratio + both - stats.norm.logpdf(u[:, j]) - stats.norm.logpdf(v[:, j])
     assert np.allclose(estimates.pointwise(u, v, rho), ratio)
+    several = estimates.pointwise(torch.stack([u, 2 * u]), torch.stack([v, v]), torch.stack([rho, rho]))
+    assert torch.equal(several, torch.stack([estimates.pointwise(x, v, rho) for x in (u, 2 * u)]))
+
+
+def test_numbers_that_the_pages_name():
+    settings = estimates.BOUND, estimates.CLIPS_A_DIRECTION, estimates.ALIKE, estimates.MARGIN
+    assert settings == (5, 12, 6, 0.1)
 
 
 def test_clips_of_one_group_count_less():
@@ -75,8 +82,14 @@ def test_white_components_are_those_of_numpy(n, d):
 def test_directions_below_a_hundred_thousandth_are_none():
     x = normal(7, 300, 3)
     thin = lambda size: torch.cat([x, x[:, :1] + size * normal(8, 300, 1)], 1)
-    directions = lambda size: white(thin(size), 9).W.shape[1]
-    assert directions(1e-3) == 4 and directions(4e-5) == 4 and directions(5e-6) == 3
+    assert white(thin(1e-3), 9).W.shape[1] == 4
+    Q = torch.linalg.qr(x - x.mean(0)).Q
+    directions = lambda size: white(Q * torch.tensor([1, 1, size]), 9).W.shape[1]
+    assert directions(1.05e-5) == 3 and directions(0.95e-5) == 2
+    assert white(Q + 7, 9).W.shape[1] == 3 and not white(Q, 3).cut and white(Q, 2).cut
+    again = [torch.cat([normal(seed, 300, 3)] * 9, 1) for seed in range(9)]  # eigenvalues of 0 and a little less
+    assert [white(X, 30).W.shape[1] for X in again] == [3] * 9
+    assert [white(X, 30).read for X in again] == pytest.approx([1] * 9)
     assert estimates.rank_of(thin(1e-3)) == 4 and white_columns(thin(1e-3), 2).cut
 
 
@@ -104,11 +117,9 @@ def test_the_bias_is_that_of_wishart_matrices():
 
 
 def test_without_shuffles_the_formulas_hold():
-    A, B, groups = (
-        white(standard(normal(10, 80, 3)), 3).W,
-        white(standard(normal(11, 80, 2)), 2).W,
-        Groups(80, [k // 2 for k in range(80)]),
-    )
+    a = normal(10, 80, 3)
+    A, B = white(standard(a), 3).W, white(standard(a[:, :2] + normal(11, 80, 2)), 2).W
+    groups = Groups(80, [k // 2 for k in range(80)])
     e = estimates.estimate(A, B, groups, torch.empty(0, 80, dtype=torch.long))
     I = estimates.gaussian_information(A.T @ B / 80).item()
     assert e.nats == e.drawn == pytest.approx(I - estimates.gaussian_bias(80, 3, 2))
@@ -117,7 +128,9 @@ def test_without_shuffles_the_formulas_hold():
     i = estimates.pointwise(*estimates.canonical(A, B))
     sums = (i - i.mean()).view(40, 2).sum(1)
     first = (sums**2).sum().item() * 40 / 39 / 80**2
-    assert e.V_1 == pytest.approx(max(0, first - 6 / (80 * 79))) and e.clipwise.mean().item() == pytest.approx(e.nats)
+    assert e.V_1 == pytest.approx(first - 6 / (80 * 79)) and e.clipwise.mean().item() == pytest.approx(e.nats)
+    assert e.V_1 > 0.005 and e.wider == 1 and estimates.mean_variance(i + 9, groups).item() == pytest.approx(first)
+    assert estimates.mean_variance(torch.stack([i, 2 * i]), groups).tolist() == pytest.approx([first, 4 * first])
     given = white(standard(normal(12, 80, 4)), 4).W
     less = estimates.estimate(A, B, groups, torch.empty(0, 80, dtype=torch.long), given=given)
     assert less.nats == pytest.approx(I - estimates.gaussian_bias(76, 3, 2))
@@ -137,7 +150,71 @@ def test_first_order_less_that_of_twenty_shuffles():
     I = estimates.gaussian_information(A.T @ B / 300)
     assert found.nats == pytest.approx((I - null.mean()).item())
     nothing = estimates.estimate(A[:, :0], B, groups, order, 0.2)
-    assert (nothing.nats, nothing.V_0, nothing.V_1) == (0, 0, 0) and nothing.planted.tolist() == [0.2] * 60
+    assert (nothing.nats, nothing.drawn, nothing.V_0, nothing.V_1, nothing.wider) == (0, 0, 0, 0, 1)
+    assert nothing.planted.tolist() == [0.2] * 60 and nothing.null.tolist() == [0] * 60
+    more = estimates.planted(torch.stack([A.T @ B[row] / 300 for row in order]), 0.1, groups.generator(1))
+    assert torch.allclose(found.planted, found.null + more)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_what_a_group_moves_is_what_a_fit_without_it_says(lines):
+    who = [0] * 5 + [1] * 25 + [2] * 40 + [3] * 50
+    groups, a, given = Groups(120, who), normal(51, 120, 3), normal(52, 120, 2)
+    A, B = (white(standard(D), 3).W for D in (a, a + normal(53, 120, 3)))
+    C = white(standard(given), 2).W if lines else None
+    rid = lambda X, C: X if C is None else X - C @ torch.linalg.lstsq(C, X).solution
+    if lines:
+        A, B = (white(rid(X, C), 3).W for X in (A, B))
+    found = estimates.moved_by_groups(A, B, groups, C)
+
+    def fit(rows):
+        some = None if C is None else C[rows] - C[rows].mean(0)
+        X, Y = (white(rid(D[rows] - D[rows].mean(0), some), 3).W for D in (A, B))
+        return estimates.gaussian_information(X.T @ Y / len(X))
+
+    whole, who = fit(torch.ones(120, dtype=torch.bool)), torch.tensor(who)
+    moved = [(1 - (who == g).sum() / 120) * (whole - fit(who != g)) for g in range(4)]
+    assert found.tolist() == pytest.approx([x.item() for x in moved], abs=1e-5)
+
+
+def test_copies_and_a_group_that_has_a_direction_alone_stay_finite():
+    A = white(standard(normal(54, 60, 2)), 2).W
+    groups = Groups(60, [k // 6 for k in range(60)])
+    assert estimates.moved_by_groups(A, A, groups).isfinite().all()
+    alone = white(torch.eye(60, dtype=torch.double)[:, :2], 2).W  # both directions are of the first group
+    assert estimates.moved_by_groups(alone, A, groups).isfinite().all()
+
+
+@pytest.mark.parametrize("scale, wider", [(0.0, 1.0), (1.0, None)])
+def test_how_much_wider_the_null_gets(scale, wider):
+    groups, s = Groups(10, [k // 2 for k in range(10)]), normal(56, 5)
+    s_0, null = normal(57, 20, 5), scale * normal(58, 30)
+    added, V_0, V_1, found = estimates._by_groups(s, null, s_0, groups)
+    moved = s_0.sum(1)
+    wider = wider or max(1, ((null[:20] + moved).var() / null[:20].var()).item())
+    assert found == pytest.approx(wider)
+    assert added == pytest.approx((moved.mean() - min(s.sum(), moved.max())).item())
+    assert V_0 == pytest.approx(null.var().item() * wider + moved.var().item() / 20)
+    assert V_1 == pytest.approx(((s**2).sum() - (s_0**2).sum(1).mean()).item() * 5 / 4)
+
+
+def test_a_null_that_groups_make_narrower_is_left_as_wide():
+    groups, null = Groups(10, [k // 2 for k in range(10)]), normal(59, 30)
+    s_0 = -0.1 * null[:20, None].expand(20, 5)
+    assert estimates._by_groups(normal(60, 5), null, s_0, groups)[3] == 1
+
+
+def test_groups_of_unequal_size_change_places_among_six_of_similar_size():
+    who = [g for g in range(13) for _ in range(g + 1)]
+    rows = shuffles(Groups(91, who), 400)
+    first = [who.index(g) for g in range(13)]
+    gets = [{who[row[first[g]]] for row in rows} for g in range(13)]
+    assert gets == [set(range(6))] * 6 + [set(range(6, 13))] * 7
+    for row in rows[:20].tolist():
+        for g in range(13):
+            theirs = who[row[first[g]]]
+            clips = [k for k in range(91) if who[k] == theirs]
+            assert [row[k] for k in range(91) if who[k] == g] == [clips[j % len(clips)] for j in range(g + 1)]
 
 
 def test_what_groups_add_is_taken_off_against_shuffles():
@@ -231,6 +308,7 @@ def test_ends_of_the_interval_solve_wilsons_equation(nats, V_0, V_1):
         estimates.interval(made(-0.02, V_0, V_1), groups)[1] >= estimates.interval(made(0, V_0, V_1), groups)[1] - 0.02
     )
     assert narrow[1] < high
+    assert estimates.interval(made(-9.0, V_0, V_1), groups) == (0, 0)
 
 
 def test_the_null_is_exceeded_by_five_in_a_hundred():
