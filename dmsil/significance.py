@@ -79,4 +79,4 @@ def detectable(
     from scipy.stats import nct, t
 
     cut = t.isf(0.05 / family / 2, seeds - 1)
-    return float(brentq(lambda effect: nct.sf(cut, seeds - 1, effect * math.sqrt(seeds)) - power, 0.0, 50.0))
+    return float(brentq(lambda effect: nct.sf(cut, seeds - 1, effect * math.sqrt(seeds)) - power, 0.0, 10 * cut))

@@ -1,7 +1,6 @@
 "Grids: every pattern equal to its own fit, resumed after a kill, corrected as it should be, and what is refused."
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -20,7 +19,6 @@ import dmsil
 from dmsil.cells import Grid, load_grid
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
 from dmsil.combinations import GridConfig, grid, grid_model
-from dmsil.significance import detectable, flip_max_t, holm, paired_t
 from dmsil.stack import Stack, sign_patterns
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -172,63 +170,6 @@ def test_the_random_state_is_left_alone():
 
 
 # corrections ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "p, adjusted",
-    [
-        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
-        ([0.005, 0.011, 0.02, 0.04, 0.13], [0.025, 0.044, 0.06, 0.08, 0.13]),
-        ([0.6, 0.5], [1.0, 1.0]),
-        ([0.02], [0.02]),
-        ([math.nan, 0.02, 0.03], [math.nan, 0.04, 0.04]),
-        ([], []),
-    ],
-)
-def test_holm_by_hand(p, adjusted):
-    assert holm(p) == pytest.approx(adjusted, nan_ok=True)
-
-
-def test_paired_t_is_scipys():
-    from scipy.stats import ttest_rel
-
-    a, b = np.random.default_rng(0).normal(size=(2, 7))
-    expected = ttest_rel(a, b)
-    interval = expected.confidence_interval(0.95)
-    assert paired_t(torch.tensor(a - b)) == pytest.approx(
-        ((a - b).mean(), interval.low, interval.high, expected.pvalue)
-    )
-    assert math.isnan(paired_t(torch.tensor([1.0])).p) and paired_t(torch.zeros(3)).p == 1.0
-
-
-def test_flips_by_hand():
-    "Two cells, three seeds, all eight flips written out."
-    d = np.array([[1.0, 2.0, 1.5], [-0.5, 1.0, 0.2]])
-    t = lambda x: abs(x.mean(1)) / x.std(1, ddof=1) * math.sqrt(3)
-    largest = [t(d * np.array(signs)).max() for signs in product((1, -1), repeat=3)]
-    expected = [np.mean([m >= own - 1e-9 for m in largest]) for own in t(d)]
-    assert flip_max_t(torch.tensor(d)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("seeds", [5, 8, 14])
-def test_corrections_keep_their_promise(seeds):
-    "No effect anywhere, correlated cells: a find in at most 5 % of 300 grids, up to three standard errors."
-    generator = torch.Generator().manual_seed(seeds)
-    draws = [
-        torch.randn(26, seeds, generator=generator) + torch.randn(1, seeds, generator=generator) for _ in range(300)
-    ]
-    bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
-    assert np.mean([min(holm([paired_t(row).p for row in d])) < 0.05 for d in draws]) <= bound
-    flips = np.mean([min(flip_max_t(d)) < 0.05 for d in draws])
-    assert flips <= bound and (seeds > 5 or flips == 0)
-
-
-def test_power_is_what_is_said():
-    assert detectable(5, 1) == pytest.approx(1.68, abs=0.01) and detectable(5, 26) > 4 > detectable(6, 26)
-    with_power = detectable(8, 26, 0.8)
-    generator = torch.Generator().manual_seed(0)
-    hits = [paired_t(torch.randn(8, generator=generator) + with_power).p < 0.05 / 26 for _ in range(800)]
-    assert np.mean(hits) == pytest.approx(0.8, abs=0.05)
 
 
 def made_grid(effect: float, seeds=6) -> Grid:

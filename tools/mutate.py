@@ -37,7 +37,7 @@ TESTS = {
     "interactions": ["tests/test_interactions.py"],
     "posterior": ["tests/test_posterior.py"],
     "readouts": ["tests/test_posterior.py"],
-    "significance": ["tests/test_combinations.py", "-k", "hand or scipy or promise or power"],
+    "significance": ["tests/test_significance.py"],
 }
 SKIPPED = {
     "eps",
