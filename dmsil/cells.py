@@ -157,10 +157,11 @@ def _difference(row: dict | None) -> str:
 
 
 def _nats(shared: float, null95: float, words: list[str]) -> str:
-    "Nats, bold if every measured seed says that the pair shares; ? if they don't all say shares, or all private."
+    "Nats: bold if all measured seeds say shares, italic if all say shares, nonlinearly, plain if all say private; else ?."
     if len(set(words)) > 1 or "can't tell" in words:
         return "?"
-    return f"**{shared:.2f}**" if words[0] == "shares" else f"{shared:.2f}"
+    around = {"shares": "**", "shares, nonlinearly": "*", "private": ""}[words[0]]
+    return f"{around}{shared:.2f}{around}"
 
 # %% ../nbs/38_cells.ipynb #83f3b8bb
 def _by_cell(found: Grid, metric: str, reference: str, measure: str | None) -> dict[str, dict]:

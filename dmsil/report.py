@@ -351,5 +351,5 @@ def plot_report(
     for ax, ((a, b), pair) in zip(axes, report.pairs.items(), strict=True):
         _draw_spectrum(ax, pair, f"{a} – {b}", report.before.pairs[a, b] if report.before else None)
     axes[0].set_ylabel("canonical correlation")
-    axes[-1].legend(fontsize=8)
+    bottom.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
     return figure

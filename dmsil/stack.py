@@ -32,7 +32,7 @@ MOST_CELLS = 3**6
 def sign_patterns(
     modalities,  # their names, in the order of the clips
     vary: tuple[tuple[str, str], ...] = (),  # the pairs that get a sign; none: all
-) -> dict[str, dict[tuple[str, str], int]]:  # "-0+" → the sign of each pair; 3 to the number of pairs
+) -> dict[str, dict[tuple[str, str], int]]:  # "-0+" → the sign of each pair; 3^pairs of them
     "Every way to make each pair private (−), leave it alone (0) or let it share (+)."
     pairs = varied(modalities, vary)
     signs = lambda pattern: {pair: "-0+".index(sign) - 1 for pair, sign in zip(pairs, pattern, strict=True)}
@@ -82,18 +82,18 @@ class _Cell(nn.Module):
             made.update(out.features, rows, epoch)
         return loss
 
-# %% ../nbs/37_stack.ipynb #f462e0b0
+# %% ../nbs/37_stack.ipynb #bbb1a65d
 def _part(params: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(name): p for key, p in params.items() if key.startswith(name)}
 
-
+# %% ../nbs/37_stack.ipynb #f462e0b0
 class Stack:
     "The cells of one measure and one seed, trained side by side: parameters, labels and best weights of each."
 
     def __init__(
         self,
         clips: Clips,  # the data; text frozen
-        preset: Preset,  # of all cells; its pairs and whitening count for none
+        preset: Preset,  # of all cells; its pairs and whitening are ignored
         weights: Float[Tensor, "k p"],  # λ of each cell and pair, pairs in the order of `varied`
         whitening: Float[Tensor, " k"],  # γ_r of each cell
         vary: tuple[tuple[str, str], ...] = (),  # as in `sign_patterns`
@@ -117,39 +117,6 @@ class Stack:
         self.best_epoch = torch.zeros(k, dtype=torch.long)
         self.best_score, self.best_mae = torch.full((2, k), math.inf, dtype=torch.float64)
         self.history = []
-
-    def gradients(self, rows: Tensor) -> Float[Tensor, " k"]:
-        "Gradients of one batch in every cell; the cells' losses."
-        inputs = {name: x.take(rows) for name, x in self.clips.train.inputs.items()}
-        there = rows.to(self.device)
-        batch = inputs, there, self.clips.train.labels[there], self.epoch
-        loss = vmap(lambda state, *own: functional_call(self.cell, state, (*batch, *own)), randomness="same")
-        losses = loss(self.params | self.buffers, self.weights, self.whitening)
-        losses.sum().backward()
-        return losses.detach()
-
-    def train_epoch(self, going: Tensor) -> None:
-        "Every clip once; a loss that is not finite is an error in a cell that is going."
-        torch.manual_seed(epoch_seed(self.config.seed, self.epoch))
-        order = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.epoch))
-        parts, losses = batches(len(self.clips.train), self.config.batch_size, order), 0
-        self.cell.train()
-        for i, rows in enumerate(parts):
-            warm_up(self.optimiser, self.epoch, i, len(parts))
-            losses = losses + self.gradients(rows)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                now = [self.params[name] for name in self.mean]
-                average(self.mean.values(), now, self.config, self.epoch, i, len(parts))
-        self.check("loss", going & ~losses.isfinite().cpu())
-
-    def check(self, what: str, broken: Tensor) -> None:
-        "An error where something isn't finite in a cell that is going."
-        if n := int(broken.sum()):
-            raise FloatingPointError(
-                f"epoch {self.epoch}: the {what} of {n} cells is not finite; try a lower lr or strength"
-            )
 
     @torch.no_grad()
     def predict(
@@ -178,23 +145,6 @@ class Stack:
         z = {s: x.to(self.device) for s, x in z.items()}
         return vmap(one)(_part(self.params, "alignment."), z, self.weights, self.whitening).double().cpu()
 
-    def validate(self, going) -> None:
-        "Remember the weights of cells that are going and better than before."
-        params = self.params | (self.mean if self.epoch > 1 else {})
-        out, y_m = self.predict(self.clips.valid, params), self.clips.valid.labels.cpu()
-        y_hat = out.predictions["fusion"]
-        finite = y_hat.isfinite().all(1)
-        self.check("prediction", going & ~finite)
-        mae = torch.full(finite.shape, math.inf, dtype=torch.float64)
-        for k in finite.nonzero()[:, 0]:
-            mae[k] = sentiment_metrics(y_hat[k], y_m, self.clips.dataset)["MAE"]
-        score = mae + (self.objective(out.aligned) if self.config.keep == "objective" else 0)
-        better = going & (score < self.best_score)
-        self.best_epoch[better], self.best_mae[better], self.best_score[better] = self.epoch, mae[better], score[better]
-        for name, p in params.items():
-            self.best[name][better.to(p.device)] = p.detach()[better.to(p.device)]
-        self.history.append(mae)
-
     def fit(
         self,
         tick: Callable[[], Any] = lambda: None,  # called after every epoch
@@ -203,8 +153,62 @@ class Stack:
         c = self.config
         while self.epoch < c.epochs and (going := self.epoch - self.best_epoch < c.patience).any():
             self.epoch += 1
-            self.train_epoch(going)
-            self.validate(going)
+            _train_epoch(self, going)
+            _validate(self, going)
             tick()
         self.params = self.best
         return self
+
+# %% ../nbs/37_stack.ipynb #95d16dec
+def gradients(stack: "Stack", rows: Tensor) -> Float[Tensor, " k"]:
+    "Gradients of one batch in every cell; the cells' losses."
+    inputs = {name: x.take(rows) for name, x in stack.clips.train.inputs.items()}
+    there = rows.to(stack.device)
+    batch = inputs, there, stack.clips.train.labels[there], stack.epoch
+    loss = vmap(lambda state, *own: functional_call(stack.cell, state, (*batch, *own)), randomness="same")
+    losses = loss(stack.params | stack.buffers, stack.weights, stack.whitening)
+    losses.sum().backward()
+    return losses.detach()
+
+# %% ../nbs/37_stack.ipynb #c9c0e162
+def _check(stack: "Stack", what: str, broken: Tensor) -> None:
+    "An error where something isn't finite in a cell that is going."
+    if n := int(broken.sum()):
+        raise FloatingPointError(
+            f"epoch {stack.epoch}: the {what} of {n} cells is not finite; try a lower lr or strength"
+        )
+
+
+def _train_epoch(stack: "Stack", going: Tensor) -> None:
+    "Every clip once; a loss that is not finite is an error in a cell that is going."
+    torch.manual_seed(epoch_seed(stack.config.seed, stack.epoch))
+    order = torch.Generator().manual_seed(epoch_seed(stack.config.seed, stack.epoch))
+    parts, losses = batches(len(stack.clips.train), stack.config.batch_size, order), 0
+    stack.cell.train()
+    for i, rows in enumerate(parts):
+        warm_up(stack.optimiser, stack.epoch, i, len(parts))
+        losses = losses + gradients(stack, rows)
+        stack.optimiser.step()
+        stack.optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            now = [stack.params[name] for name in stack.mean]
+            average(stack.mean.values(), now, stack.config, stack.epoch, i, len(parts))
+    _check(stack, "loss", going & ~losses.isfinite().cpu())
+
+# %% ../nbs/37_stack.ipynb #212e621e
+def _validate(stack: "Stack", going: Tensor) -> None:
+    "Remember the weights of cells that are going and better than before."
+    params = stack.params | (stack.mean if stack.epoch > 1 else {})
+    out, y_m = stack.predict(stack.clips.valid, params), stack.clips.valid.labels.cpu()
+    y_hat = out.predictions["fusion"]
+    finite = y_hat.isfinite().all(1)
+    _check(stack, "prediction", going & ~finite)
+    mae = torch.full(finite.shape, math.inf, dtype=torch.float64)
+    for k in finite.nonzero()[:, 0]:
+        mae[k] = sentiment_metrics(y_hat[k], y_m, stack.clips.dataset)["MAE"]
+    score = mae + (stack.objective(out.aligned) if stack.config.keep == "objective" else 0)
+    better = going & (score < stack.best_score)
+    stack.best_epoch[better], stack.best_mae[better], stack.best_score[better] = stack.epoch, mae[better], score[better]
+    for name, p in params.items():
+        stack.best[name][better.to(p.device)] = p.detach()[better.to(p.device)]
+    stack.history.append(mae)

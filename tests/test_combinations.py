@@ -19,7 +19,8 @@ import dmsil
 from dmsil.cells import Grid, load_grid
 from dmsil.clips import Clips, DataError, Split, Steps, Texts, Vectors, synthetic_clips
 from dmsil.combinations import GridConfig, grid, grid_model
-from dmsil.stack import Stack, sign_patterns
+from dmsil.significance import paired_t
+from dmsil.stack import Stack, gradients, sign_patterns
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = grid_model()
@@ -156,7 +157,7 @@ def test_cells_do_not_touch_each_other():
         for stack in (alone, company):
             torch.manual_seed(0)
             stack.epoch = 2
-            stack.gradients(rows)
+            gradients(stack, rows)
     for name, p in alone.params.items():
         if p.grad is not None:
             torch.testing.assert_close(company.params[name].grad[1], p.grad[0], atol=1e-6, rtol=1e-4)
