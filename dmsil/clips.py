@@ -128,7 +128,7 @@ class Split:
     )  # which clips have a modality, on the CPU; one not named: all
 
     def __post_init__(self):
-        _check_present(self)
+        _check_rows(self)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -158,9 +158,12 @@ class Split:
         return self.take(self.rows_with(*self.inputs)) if self.present else self
 
 # %% ../nbs/08_clips.ipynb #4de777ea
-def _check_present(split: Split) -> None:
-    "Masks of the right kind and length."
-    n = len(split)
+def _check_rows(split: Split) -> None:
+    "As many rows everywhere as labels; masks of the right kind."
+    n, unimodal = len(split), {f"unimodal {s}": y for s, y in split.unimodal.items()}
+    for name, x in {"ids": split.ids, **split.inputs, **unimodal}.items():
+        if len(x) != n:
+            raise DataError.at("clips", "", name, f"{len(x)} rows", f"{n}, one for each label")
     for name, mask in split.present.items():
         if name not in split.inputs:
             raise DataError.at("clips", "present", name, "no such modality", few(split.inputs))

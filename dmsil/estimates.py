@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .readouts import named_groups
+
 # %% ../nbs/31_estimates.ipynb #ce3b5666
 def pointwise(
     u: Float[Tensor, "*r n k"],  # canonical coordinates of one modality
@@ -133,7 +135,7 @@ class Groups:
     "Which clips belong together: they are shuffled, held out, resampled and counted together."
 
     def __init__(self, n: int, groups=None, seed: int = 0, device=None):
-        labels = list(range(n)) if groups is None else [str(g) for g in groups]
+        labels = list(range(n)) if groups is None else named_groups(groups)
         names = {g: j for j, g in enumerate(dict.fromkeys(labels))}
         self.of = torch.tensor([names[g] for g in labels], device=device)  # the group of each clip, by number
         self.sizes, self.seed = torch.bincount(self.of), seed
@@ -150,6 +152,27 @@ class Groups:
     def only(self, there: Bool[Tensor, " n"]) -> "Groups":
         "The groups of some of the clips."
         return Groups(int(there.sum()), self.of[there].tolist(), self.seed, there.device)
+
+# %% ../nbs/31_estimates.ipynb #c5f174dd
+def checked_clips(
+    n: int,  # clips
+    groups,  # one for each, or None
+    folds: int,
+    seed: int = 0,
+    device=None,
+    of: str = "",  # whose clips they are, for an error
+) -> Groups:
+    "The groups of these clips, if there are enough of both."
+    if groups is not None and len(groups) != n:
+        raise ValueError(f"groups need one entry for each of {n} clips, got {len(groups)}")
+    if n < 40:
+        raise ValueError(f"a verdict needs at least 40 clips{of}, got {n}")
+    by, least = Groups(n, groups, seed, device), max(5, folds)
+    if len(by.sizes) < least:
+        raise ValueError(
+            f"a verdict needs at least {least} groups{of}: 5 to change places, and {folds} for as many folds; got {len(by.sizes)}"
+        )
+    return by
 
 # %% ../nbs/31_estimates.ipynb #c57212a9
 ALIKE = 6  # groups of unequal size change places among so many of similar size

@@ -8,9 +8,12 @@ __all__ = ['centre_distances', 'selfmm_label', 'disagreement', 'LabelGenerator']
 # %% ../nbs/04_labels.ipynb #d4926286
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from .alignment import checked_mask
 
 # %% ../nbs/04_labels.ipynb #9bb2fd45
 def centre_distances(
@@ -146,12 +149,12 @@ def presence(
 ) -> Bool[Tensor, "M n"]:
     "Which clips have which modality, a row a modality."
     whole = torch.ones(n, dtype=torch.bool)
-    return torch.stack([present.get(name, whole) for name in names])
+    return torch.stack([checked_mask(name, present.get(name, whole), n) for name in names])
 
 
 def _checked(labels: Tensor, dims: dict[str, int], neutral: str, mode: str) -> tuple[Tensor, dict[str, int]]:
     "Labels in float32 or wider, and dims with the fused features first; a ValueError for what can't be."
-    y_m = torch.as_tensor(labels).detach()
+    y_m = torch.as_tensor(labels if isinstance(labels, Tensor) else np.array(labels)).detach()
     if y_m.ndim != 1 or not y_m.isfinite().all():
         raise ValueError("labels must be one finite number for each clip")
     if "fusion" not in dims:

@@ -24,6 +24,7 @@ from dmsil.estimates import (
     Estimate,
     Groups,
     White,
+    checked_clips,
     counted,
     estimate,
     interval,
@@ -33,6 +34,7 @@ from dmsil.estimates import (
     white,
     white_columns,
 )
+from .readouts import as_double
 
 # %% ../nbs/33_pairs.ipynb #749029cc
 def splits(
@@ -318,38 +320,35 @@ def measured_pair(
     )
 
 # %% ../nbs/33_pairs.ipynb #1f6232bc
-def checked_features(
-    features: dict,  # arrays or tensors by modality
-    n: int,  # clips
-    groups,  # one for each clip, or None
-    folds: int,
-    permutations: int,
-    gaps: bool = False,  # may a clip lack a modality, its row being all NaN?
-) -> dict[str, Tensor]:  # without the fusion
-    "The features by name, or a ValueError that says what is wrong with them."
-    if 0 < permutations < 39:
+def checked_settings(permutations: int, resamples: int, folds: int, margin: float) -> None:
+    "A ValueError for what can't be measured with."
+    if permutations and permutations < 39:
         raise ValueError(f"permutations need to be 0 or at least 39 for a verdict, got {permutations}")
-    features = {s: D if isinstance(D, Tensor) else torch.as_tensor(D) for s, D in features.items() if s != "fusion"}
+    if resamples < 2 or folds < 2:
+        raise ValueError(f"resamples and folds need to be at least 2, got {resamples} and {folds}")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin needs to be a number of nats above 0, got {margin}")
+
+
+def checked_features(
+    features: dict,  # arrays by modality
+    n: int,  # clips
+    gaps: bool = False,  # may a clip lack a modality, its row being all NaN?
+) -> dict[str, Float[Tensor, "n d"]]:  # float64, without the fusion
+    "The features by name, or a ValueError that says what is wrong with them."
+    features = {s: as_double(D, f"{s}: features") for s, D in features.items() if s != "fusion"}
     if len(features) < 2:
-        raise ValueError(
-            f"a verdict needs at least two modalities beside the fusion, got {', '.join(features) or 'none'}"
-        )
+        found = ", ".join(map(str, features)) or "none"
+        raise ValueError(f"a verdict needs at least two modalities beside the fusion, got {found}")
     for s, D in features.items():
-        if D.ndim != 2 or len(D) != n:
+        if not isinstance(s, str):
+            raise ValueError(f"a modality needs a name, got {s!r}")
+        if D.ndim != 2 or len(D) != n or not D.shape[1]:
             raise ValueError(f"{s}: features need shape ({n}, d), a row a clip, got {tuple(D.shape)}")
         wrong = ~D.isfinite() & ~(D.isnan().all(1, keepdim=True) if gaps else D.new_zeros(1, dtype=torch.bool))
         if wrong.any():
             raise ValueError(f"{s}: features hold {int(wrong.sum())} values that are not finite")
-    if groups is not None and len(groups) != n:
-        raise ValueError(f"groups need one entry for each of {n} clips, got {len(groups)}")
-    if n < 40:
-        raise ValueError(f"a verdict needs at least 40 clips, got {n}")
-    count = n if groups is None else len(set(map(str, groups)))
-    if count < max(5, folds):
-        raise ValueError(
-            f"a verdict needs at least {max(5, folds)} groups: 5 to change places, and {folds} for as many folds; got {count}"
-        )
-    return {s: D.detach() for s, D in features.items()}
+    return features
 
 # %% ../nbs/33_pairs.ipynb #98b3ba89
 def pair_information(
@@ -363,8 +362,9 @@ def pair_information(
     seed: int = 0,  # of shuffles, folds and resamples
 ) -> Pair:
     "What one pair has in common: nats, κ, canonical correlations, each with null and interval, and a verdict."
-    a, b = checked_features({"a": D_a, "b": D_b}, len(D_a), groups, folds, permutations).values()
-    by = Groups(len(a), groups, seed, a.device)
+    checked_settings(permutations, resamples, folds, margin)
+    a, b = checked_features({"a": D_a, "b": D_b}, len(D_a)).values()
+    by = checked_clips(len(a), groups, folds, seed, a.device)
     return measured_pair(one_side(a, by), one_side(b.to(a.device), by), by, permutations, resamples, folds, margin)
 
 # %% ../nbs/33_pairs.ipynb #f344d05f

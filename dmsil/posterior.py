@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .labels import disagreement
-from .readouts import additive_readouts, checked_groups, checked_labels, feature_matrix, folds
+from .readouts import additive_readouts, as_double, checked_groups, checked_labels, feature_matrix, folds
 
 # %% ../nbs/06_posterior.ipynb #bf6d4a92
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ BETWEEN, SPREAD = 0.65, 0.15  # S_st of people on CH-SIMS v2 (mean, rounded), an
 def _prior_matrix(prior: Prior, names: list[str], C: Float[Tensor, "r M+1 M+1"]) -> Float[Tensor, "M+1 M+1"]:
     "Prior correlations of (y_1 … y_M, y_m); C: correlations of the read-outs and y_m, first as observed, then resampled."
     M, pairs, heard = len(names), list(combinations(range(len(names)), 2)), C[:, :-1, -1]
+    if isinstance(prior.rho, dict) and (lacking := [s for s in names if s not in prior.rho]):
+        raise ValueError(f"prior: rho lacks {', '.join(lacking)}")
     rho = torch.tensor([prior.rho[s] if isinstance(prior.rho, dict) else prior.rho for s in names], dtype=C.dtype)
     if not ((rho > 0) & (rho <= 1)).all():
         raise ValueError(f"prior: rho needs values above 0 and at most 1, got {rho.tolist()} for {', '.join(names)}")
@@ -242,7 +244,9 @@ def posterior_labels(
         raise ValueError("features: empty, expected at least one modality")
     given, names = checked_labels(y), list(features)
     groups = checked_groups(groups, len(given))
-    u = additive_readouts(features, y, groups, seed) if readouts is None else readouts
+    u = additive_readouts(features, y, groups, seed) if readouts is None else as_double(readouts, "readouts").cpu()
+    if u.shape != (len(given), len(names)):
+        raise ValueError(f"readouts: shape {tuple(u.shape)}, expected {(len(given), len(names))}, a column a modality")
     there = torch.column_stack([~feature_matrix(s, x, len(given)).isnan().all(1) for s, x in features.items()])
     mean, scale = given.mean(), given.std(correction=0)
     _, group = folds(groups, len(given), seed)
@@ -259,7 +263,8 @@ def posterior_labels(
     found = {
         s: Reliability(*(v.item() for v in (kappas[0, i], low[i], high[i], C[0, i, -1]))) for i, s in enumerate(names)
     }
-    like = (lambda v: v.to(y.dtype)) if isinstance(y, Tensor) else (lambda v: v.numpy())
+    dtype = y.dtype if isinstance(y, Tensor) and y.is_floating_point() else torch.get_default_dtype()
+    like = (lambda v: v.to(dtype)) if isinstance(y, Tensor) else (lambda v: v.numpy())
     made = {s: labels[:, i] for i, s in enumerate(names)}
     weights = {s: like(disagreement(label, given, floor)) for s, label in made.items()}
     return PosteriorLabels(

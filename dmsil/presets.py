@@ -9,12 +9,26 @@ __all__ = ['PRESETS', 'TrainConfig', 'Preset', 'preset']
 import math
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from .alignment import ModalAlignment
 from .model import ModelConfig
 
 # %% ../nbs/26_presets.ipynb #e80a22ab
+def _check_pairs(pairs) -> None:
+    "Each pair once, as (name, name, number)."
+    seen = set()
+    for entry in pairs:
+        whole = isinstance(entry, (tuple, list)) and len(entry) == 3 and all(isinstance(s, str) for s in entry[:2])
+        if not whole or not isinstance(entry[2], (int, float)) or not math.isfinite(entry[2]):
+            raise ValueError(
+                f"pairs: {entry!r}, expected two modalities and a finite weight, such as ('text', 'audio', 0.3)"
+            )
+        if frozenset(entry[:2]) in seen:
+            raise ValueError(f"pairs: {entry[0]} and {entry[1]} are there twice")
+        seen.add(frozenset(entry[:2]))
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     "How a model is trained."
@@ -48,11 +62,16 @@ class TrainConfig:
     compile: bool = False  # torch.compile the model
 
     def __post_init__(self):
+        for name, kind in get_type_hints(TrainConfig).items():
+            value, words = getattr(self, name), get_args(kind) if get_origin(kind) is Literal else ()
+            if words and value not in words:
+                raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}")
+            if kind is float and name != "strength" and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {value}")
         for name in ("epochs", "patience", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.huber < math.inf:
-            raise ValueError(f"huber must be a number of at least 0, got {self.huber}")
+        _check_pairs(self.pairs)
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout must be at least 0 and below 1, got {self.modality_dropout}")
         if self.measure != "none" and self.batch_size < 4:
@@ -97,10 +116,12 @@ def changed(
         if given not in PRESETS:
             raise ValueError(f"preset {given!r} is not one of {', '.join(PRESETS)}")
         given = PRESETS[given]
-    if changes.get("pairs") in ("none", "all", "measured"):
+    pairs = changes.get("pairs")
+    if isinstance(pairs, str):
         changes |= {"share": changes.pop("pairs"), "pairs": ()}
-    if isinstance(changes.get("pairs"), dict):
-        changes["pairs"] = tuple((a, b, float(weight)) for (a, b), weight in changes["pairs"].items())
+    if isinstance(pairs, dict):
+        named = all(isinstance(pair, tuple) for pair in pairs)
+        changes["pairs"] = tuple((*pair, weight) for pair, weight in pairs.items()) if named else tuple(pairs)
     parts = {part.name: {f.name for f in fields(getattr(given, part.name))} for part in fields(given)}
     if unknown := sorted(set(changes) - set().union(*parts.values())):
         raise ValueError(f"{', '.join(unknown)}: not a field of TrainConfig or ModelConfig")

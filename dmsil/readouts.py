@@ -21,8 +21,14 @@ def feature_matrix(name: str, x, n: int) -> Float[Tensor, "n d"]:
         mean = v.nanmean(-2)
         return torch.cat([mean, (v - mean.unsqueeze(-2)).square().nanmean(-2).sqrt()], -1)
 
-    ragged = isinstance(x, (list, tuple)) and len(x) > 0 and np.ndim(x[0]) == 2
-    X = torch.stack([moments(_double(v)) for v in x]) if ragged else _double(x)
+    listed = isinstance(x, (list, tuple)) or getattr(getattr(x, "dtype", None), "kind", "") == "O"
+    one = next((v for v in x if v is not None), None) if listed else None
+    if np.ndim(one) == 2:  # a list of sequences; None lacks the modality
+        found = [None if v is None else moments(as_double(v, name)) for v in x]
+        gone = torch.full_like(next(v for v in found if v is not None), torch.nan)
+        X = torch.stack([gone if v is None else v for v in found])
+    else:
+        X = as_double(x, name).cpu()
     X = moments(X) if X.ndim == 3 else X[:, None] if X.ndim == 1 else X
     if X.ndim != 2 or len(X) != n:
         raise ValueError(
@@ -34,9 +40,17 @@ def feature_matrix(name: str, x, n: int) -> Float[Tensor, "n d"]:
     return X
 
 
-def _double(x) -> Tensor:
-    "Any array in double precision, on the CPU."
-    return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x.detach().cpu()).double()
+def as_double(
+    x,  # a tensor, an array, a table or lists of numbers
+    name: str,  # what an error calls it
+) -> Tensor:  # a tensor stays where it is
+    "Numbers in double precision."
+    if isinstance(x, Tensor):
+        return x.detach().double()
+    try:
+        return torch.from_numpy(np.array(x, dtype=np.float64))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: not an array of numbers ({error})") from None
 
 # %% ../nbs/05_readouts.ipynb #b2a5e336
 COMPONENTS, BUMPS = 256, 128  # columns of a block at most: principal components, and clips that carry a bump
@@ -47,10 +61,10 @@ def _standard(X: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n k"], Tensor]:
     there = ~X.isnan().all(1)
     if not there.any():
         return X[:, :0], there
-    mean = X[there].nanmean(0)
+    mean, size = X[there].nanmean(0), X[there].abs().nan_to_num(0.0).amax(0).clamp(min=1e-300)
     X = torch.where(X.isnan(), mean, X) - mean
     scale = X[there].square().mean(0).sqrt()
-    X = (X / scale)[:, scale > 1e-9 * (1 + mean.abs())].clamp(-5, 5)
+    X = (X / scale)[:, scale > 1e-9 * size].clamp(-5, 5)
     return (X - X[there].mean(0)) * there[:, None], there
 
 # %% ../nbs/05_readouts.ipynb #2b60a1cf
@@ -163,20 +177,34 @@ def additive_readouts(
 
 # %% ../nbs/05_readouts.ipynb #cb3dc286
 def checked_labels(y) -> Float[Tensor, " n"]:
-    y = _double(y)
+    y = as_double(y, "y").cpu()
     if y.ndim != 1 or len(y) < 20:
         raise ValueError(f"y: shape {tuple(y.shape)}, expected one label for each of at least 20 clips")
     if not y.isfinite().all():
         raise ValueError(
             f"y: {y[~y.isfinite()][0].item()} in row {(~y.isfinite()).nonzero()[0].item()}, expected a finite label for every clip"
         )
-    if y.std() == 0:
+    if (y == y[0]).all():
         raise ValueError("y: all labels are equal, so nothing can be learned from them")
     return y
 
 
+def named_groups(
+    groups,  # a tensor, an array, a column of a table or a list
+) -> list:  # plain values
+    "A speaker's or video's name or number for every clip."
+    entries = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    entries = [g.item() if isinstance(g, Tensor) and g.ndim == 0 else g for g in entries]
+    for row, g in enumerate(entries):
+        if g is None or isinstance(g, (list, Tensor)) or not isinstance(g, str) and str(g) in ("nan", "NaT", "<NA>"):
+            raise ValueError(
+                f"groups: {g!r} in row {row}, expected one name or number of a speaker or video for each clip"
+            )
+    return entries
+
+
 def checked_groups(groups, n: int) -> list:
-    groups = list(range(n)) if groups is None else [g.item() if isinstance(g, Tensor) else g for g in groups]
+    groups = list(range(n)) if groups is None else named_groups(groups)
     if len(groups) != n or len(set(groups)) < 3:
         raise ValueError(
             f"groups: {len(groups)} entries and {len(set(groups))} different groups, expected {n} entries and at least 3 groups"

@@ -15,9 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .estimates import MARGIN, Groups, mean_variance, student
+from .estimates import MARGIN, Groups, checked_clips, mean_variance, student
 from .interactions import PARTS, Modality, label_interactions
-from .pairs import POWER, Pair, checked_features, clip_notes, measured_pair, one_side
+from dmsil.pairs import (
+    POWER,
+    Pair,
+    checked_features,
+    checked_settings,
+    clip_notes,
+    measured_pair,
+    one_side,
+)
+from .readouts import as_double
 
 # %% ../nbs/35_report.ipynb #7eda08c7
 @dataclass(frozen=True)
@@ -56,30 +65,30 @@ class Report:
         return _as_html(self)
 
 # %% ../nbs/35_report.ipynb #b169292e
-def _clips_with(features: dict[str, Tensor], groups: Groups, *names: str) -> tuple[Tensor, Groups]:
+def _clips_with(features: dict[str, Tensor], groups: Groups, folds: int, *names: str) -> tuple[Tensor, Groups]:
     "The clips that have all of these modalities (none named: all there are), and their groups."
     there = torch.stack([features[s].isfinite().all(1) for s in names or features]).all(0)
-    if (count := int(there.sum())) < 40:
-        raise ValueError(f"a verdict needs at least 40 clips with {', '.join(names or features)}, got {count}")
-    return there.nonzero()[:, 0], groups.only(there)
+    of = f" with {', '.join(names or features)}"
+    by = checked_clips(int(there.sum()), groups.of[there].tolist(), folds, groups.seed, there.device, of)
+    return there.nonzero()[:, 0], by
 
 
-def _common(features: dict[str, Tensor], groups: Groups, a: str, b: str, **settings) -> Pair:
-    "A pair, of the clips that have both; the others count nothing."
-    rows, by = _clips_with(features, groups, a, b)
-    pair = measured_pair(one_side(features[a][rows], by), one_side(features[b][rows], by), by, **settings)
-    clipwise = torch.full((len(groups.of),), math.nan, dtype=torch.double)
+def _pair(features: dict[str, Tensor], groups: Groups, a: str, b: str, **settings) -> tuple[Pair, list[str]]:
+    "A pair, of the clips that have both, and what is to be noted of these; the others count nothing."
+    rows, by = _clips_with(features, groups, settings["folds"], a, b)
+    sides = {s: one_side(features[s][rows], by) for s in (a, b)}
+    pair, clipwise = measured_pair(*sides.values(), by, **settings), torch.full((len(groups.of),), math.nan).double()
     clipwise[rows.cpu()] = pair.clipwise
-    return replace(pair, clipwise=clipwise)
+    notes = [f"{a} – {b}: {note.removeprefix(f'{a} – {b}: ')}" for note in clip_notes(sides, by)]
+    return replace(pair, clipwise=clipwise), notes
 
 
-def _gaps(features: dict[str, Tensor], complete: int) -> list[str]:
+def _gaps(features: dict[str, Tensor]) -> list[str]:
     "How many clips lack what."
     lacking = {s: int(D.isnan().all(1).sum()) for s, D in features.items()}
     missing = ", ".join(f"{s} in {count}" for s, count in lacking.items() if count)
     n = len(next(iter(features.values())))
-    told = f"missing: {missing} of {n} clips; each pair is measured on the clips that have both, the rest on {complete} that have all"
-    return [told] if missing else []
+    return [f"missing: {missing} of {n} clips; each pair is measured on the clips that have both"] if missing else []
 
 # %% ../nbs/35_report.ipynb #8eee1504
 def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
@@ -91,37 +100,52 @@ def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
         if p.verdict == "can't tell" and not p.bound and min(p.power, p.power_bent) < POWER
     ]
 
+# %% ../nbs/35_report.ipynb #6165e4f5
+def _pairs(features: dict[str, Tensor], groups: Groups, tick, **settings) -> tuple[dict, list[str]]:
+    "Every pair, and the notes."
+    if not all(D.isfinite().all() for D in features.values()):
+        found, notes = {}, []
+        for a, b in combinations(features, 2):
+            found[a, b], some = _pair(features, groups, a, b, **settings)
+            notes += some
+            tick()
+        return found, notes
+    sides, found = {s: one_side(D, groups) for s, D in features.items()}, {}
+    for a, b in combinations(features, 2):
+        found[a, b] = measured_pair(sides[a], sides[b], groups, **settings)
+        tick()
+    return found, list(clip_notes(sides, groups))
 
-def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, settings: dict, margin: float) -> Report:
+
+def _known(features: dict[str, Tensor], y: Tensor | None, groups: Groups, **settings) -> tuple[tuple, list[str]]:
+    "What is known about the label, of the clips that have every modality, and the notes."
+    if y is None:
+        return ({}, math.nan, (math.nan, math.nan)), ["about the label: nothing, as no numbers were given"]
+    rows, by = _clips_with(features, groups, settings["folds"])
+    some, notes = {s: D[rows] for s, D in features.items()}, []
+    known = label_interactions(some, y[rows], by, settings["permutations"])
+    if len(rows) < len(y):
+        notes.append(f"about the label: of the {len(rows)} clips that have all")
+    if any(m.bound["together"] for m in known[0].values()):
+        few = f"{len(rows)} clips are too few for all columns of several modalities"
+        notes.append(f"about the label: {few}; only their leading directions were measured")
+    if (y[rows] == y[rows][0]).all():
+        notes.append("about the label: all labels are equal, so nothing can be known about them")
+    return known, notes
+
+
+def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, **settings) -> Report:
     "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
     from tqdm.auto import tqdm
 
-    both, (rows, by) = list(combinations(features, 2)), _clips_with(features, groups)
-    whole, sides = len(rows) == len(groups.of), {s: one_side(D[rows], by) for s, D in features.items()}
-    with tqdm(total=len(both) + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
-        pairs = {}
-        for a, b in both:
-            pairs[a, b] = (
-                measured_pair(sides[a], sides[b], by, **settings, margin=margin)
-                if whole
-                else _common(features, groups, a, b, **settings, margin=margin)
-            )
-            bar.update()
-        unknown = {}, math.nan, (math.nan, math.nan)
-        modalities, together, ends = (
-            unknown
-            if y is None
-            else label_interactions({s: D[rows] for s, D in features.items()}, y[rows], by, settings["permutations"])
-        )
+    count = len(features) * (len(features) - 1) // 2
+    with tqdm(total=count + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
+        pairs, of_pairs = _pairs(features, groups, bar.update, **settings)
+        known, of_label = _known(features, y, groups, **settings)
         bar.update()
-    notes = [*_gaps(features, len(rows)), *clip_notes(sides, by), *_faint(pairs, margin)]
-    if any(m.bound["together"] for m in modalities.values()):
-        notes.append(
-            f"about the label: {len(rows)} clips are too few for all columns of several modalities; only their leading directions were measured"
-        )
-    if y is None:
-        notes.append("about the label: nothing, as no numbers were given")
-    return Report(pairs, modalities, together, ends, len(groups.of), len(groups.sizes), margin, tuple(notes))
+    margin = settings["margin"]
+    notes = *_gaps(features), *of_pairs, *_faint(pairs, margin), *of_label
+    return Report(pairs, *known, len(groups.of), len(groups.sizes), margin, notes)
 
 # %% ../nbs/35_report.ipynb #4fdab907
 def information_report(
@@ -138,33 +162,39 @@ def information_report(
     seed: int = 0,  # of shuffles, folds and resamples
 ) -> Report:
     "How much is shared and how much is private, for every pair, and what each modality knows about the label."
-    y = None if labels is None else torch.as_tensor(labels).detach().double()
+    y = None if labels is None else as_double(labels, "labels")
     if y is not None and (y.ndim != 1 or not y.isfinite().all()):
         raise ValueError(f"labels need one finite number a clip, got shape {tuple(y.shape)}")
     n = len(next(iter(features.values()), ())) if y is None else len(y)
-    features = checked_features(features, n, groups, folds, permutations, gaps=True)
-    by = Groups(n, groups, seed, device := next(iter(features.values())).device)
-    y = y if y is None else y.to(device)
-    settings = {"permutations": permutations, "resamples": resamples, "folds": folds}
-    after = _report(features, y, by, settings, margin)
+    settings = {"permutations": permutations, "resamples": resamples, "folds": folds, "margin": margin}
+    checked_settings(**settings)
+    features = checked_features(features, n, gaps=True)
+    device = next(iter(features.values())).device
+    by, y = checked_clips(n, groups, folds, seed, device), y if y is None else y.to(device)
     if before is None:
-        return after
-    before = checked_features(before, n, groups, folds, permutations, gaps=True)
+        return _report(features, y, by, **settings)
+    before = checked_features(before, n, gaps=True)
     if set(before) != set(features):
         raise ValueError(f"before needs the modalities {', '.join(features)}, got {', '.join(before)}")
-    first = _report({s: before[s] for s in features}, y, by, settings, margin)
-    return replace(
-        after, before=first, change={pair: _change(first.pairs[pair], after.pairs[pair], by) for pair in after.pairs}
-    )
+    after, first = (_report(x, y, by, **settings) for x in _same_clips(features, before))
+    change = {pair: _change(first.pairs[pair], then, by) for pair, then in after.pairs.items()}
+    return replace(after, before=first, change=change)
 
 # %% ../nbs/35_report.ipynb #6124f136
+def _same_clips(after: dict[str, Tensor], before: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    "A clip that lacks a modality before or after lacks it in both."
+    before = {s: before[s].to(D.device) for s, D in after.items()}
+    gone = {s: (D.isnan().any(1) | before[s].isnan().any(1))[:, None] for s, D in after.items()}
+    return tuple({s: D.masked_fill(gone[s], math.nan) for s, D in x.items()} for x in (after, before))
+
+
 def _change(first: Pair, then: Pair, groups: Groups) -> Change:
     "The difference, with an interval from the clips' own differences (P35)."
     moved = (then.clipwise - first.clipwise).to(groups.of.device)
     there = moved.isfinite()
-    moved, by = moved[there], groups.only(there)
-    half = student(by) * mean_variance(moved, by).sqrt().item()
-    return Change(then.shared - first.shared, (moved.mean().item() - half, moved.mean().item() + half))
+    moved, by, shared = moved[there], groups.only(there), then.shared - first.shared
+    middle, half = moved.mean().item(), student(by) * mean_variance(moved, by).sqrt().item()
+    return Change(shared, (min(shared, middle - half), max(shared, middle + half)))
 
 # %% ../nbs/35_report.ipynb #51283398
 def _as_dict(report: Report) -> dict:
@@ -329,13 +359,15 @@ def _draw_pairs(ax, report: Report) -> None:
 def _draw_spectrum(ax, pair: Pair, name: str, before: Pair | None) -> None:
     "Canonical correlations with their intervals, and what chance would show."
     x = range(1, len(pair.canonical) + 1)
+    ax.set(title=name, ylim=(-0.15, 1.05), xlabel="direction", xticks=list(x))
+    if not x:
+        return
     low, high = zip(*pair.canonical_interval, strict=True)
     ax.bar(x, pair.canonical_null95, width=0.9, color="0.88", label="chance (95 %)")
     ax.vlines(x, low, high, color=_COLOURS[pair.verdict], lw=2)
     ax.plot(x, pair.canonical, "o", ms=5, color=_COLOURS[pair.verdict], label="after" if before else "measured")
     if before:
         ax.plot(range(1, len(before.canonical) + 1), before.canonical, "_", ms=10, color="0.25", label="before")
-    ax.set(title=name, ylim=(-0.15, 1.05), xlabel="direction", xticks=list(x))
 
 
 def plot_report(
@@ -351,5 +383,6 @@ def plot_report(
     for ax, ((a, b), pair) in zip(axes, report.pairs.items(), strict=True):
         _draw_spectrum(ax, pair, f"{a} – {b}", report.before.pairs[a, b] if report.before else None)
     axes[0].set_ylabel("canonical correlation")
-    bottom.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
+    drawn = max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[1]))
+    bottom.legend(*drawn.get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
     return figure

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alignment import AlignmentTerms
+from .alignment import AlignmentTerms, ModalAlignment
 from .checkpoints import digests
-from .clips import Clips, DataError, Split, few, noted, one_sided, video_of
+from .clips import Clips, DataError, Split, Steps, few, kind_of, noted, one_sided, video_of
 from .labels import LabelGenerator
 from .missing import held, thinned
 from .model import ModelConfig, MultimodalModel, Output, Spec, input_features, pick_device, prepare, specs
@@ -64,6 +64,49 @@ def for_missing(
     lacking = any(not mask.all() for split in clips.splits.values() for mask in split.present.values())
     return replace(preset.model, missing=preset.model.missing or lacking or preset.train.modality_dropout > 0)
 
+# %% ../nbs/29_trainer.ipynb #4ab19f00
+def _check_sizes(clips: Clips, config: TrainConfig) -> None:
+    "A covariance needs four clips, in every batch and where the alignment is validated."
+    n = len(clips.train)
+    least = n // math.ceil(n / config.batch_size)
+    if least < 4:
+        found = f"{n} clips, in batches of at most {config.batch_size} as few as {least}"
+        raise DataError.at(
+            clips.name, "train", "", found, "at least 4 in every batch of an alignment; a larger batch_size"
+        )
+    if config.keep == "objective" and len(clips.valid) < 4:
+        raise DataError.at(clips.name, "valid", "", f"{len(clips.valid)} clips", "at least 4, or keep='MAE'")
+
+
+def check_numbers(
+    clips: Clips,  # the data
+) -> None:
+    "Numbers of the network's own type, of one width in all splits, and finite wherever a clip has the modality."
+    dtype, at = torch.get_default_dtype(), clips.name
+    for part, split in clips.splits.items():
+        y = split.labels
+        if not isinstance(y, Tensor) or y.dtype != dtype and not clips.classes:
+            raise DataError.at(at, part, "labels", getattr(y, "dtype", type(y).__name__), f"a tensor of {dtype}")
+        for s, x in split.inputs.items():
+            values = getattr(x, "values", None)
+            if values is None:
+                continue  # words
+            if not isinstance(values, Tensor) or values.dtype != dtype:
+                raise DataError.at(at, part, s, getattr(values, "dtype", type(values).__name__), f"a tensor of {dtype}")
+            if kind_of(x) != kind_of(clips.train.inputs[s]):
+                raise DataError.at(at, part, s, kind_of(x), f"{kind_of(clips.train.inputs[s])}, as in train")
+            rows = split.rows_with(s)
+            inside = values[rows.to(values.device)]
+            if isinstance(x, Steps):
+                steps = torch.arange(inside.shape[1]) < x.lengths[rows, None]
+                inside = inside.masked_fill(~steps[..., None].to(inside.device), 0)
+            broken = ~inside.isfinite().flatten(1).all(1)
+            if broken.any():
+                where = split.ids[rows[broken.nonzero()[0, 0].item()]]
+                raise DataError.at(
+                    at, part, s, f"{int(broken.sum())} clips that are not finite, first {where}", "finite numbers"
+                )
+
 # %% ../nbs/29_trainer.ipynb #c87639cb
 def as_allowed(
     clips: Clips,  # the data
@@ -97,6 +140,7 @@ class Trainer:
         alignment=None,  # a module in place of `ModalAlignment`, or a function of the widths that makes one
     ):
         clips, preset = as_allowed(clips, preset)
+        check_numbers(clips)
         if preset.model.classes not in (0, len(clips.classes)):
             raise DataError.at(
                 clips.name, "", "labels", few(clips.classes), f"{preset.model.classes} classes, or classes=0"
@@ -132,6 +176,8 @@ class Trainer:
         self.alignment = (
             _made(alignment, widths) if self.given else alignment_for(config, list(self.specs), widths, measured)
         )
+        if isinstance(self.alignment, ModalAlignment):
+            _check_sizes(clips, config)
         for part in (self.generator, self.alignment):
             if part is not None:
                 part.to(self.device)

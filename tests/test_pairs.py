@@ -139,22 +139,21 @@ def test_a_line_holds_where_it_does_on_other_clips():
     ],
 )
 def test_what_is_too_little_is_refused(words, says):
-    n = words.get("n", 40)
-    given = {"groups": None, "folds": 5, "permutations": 39} | {k: v for k, v in words.items() if k != "n"}
-    features = {"a": normal(13, n, 2), "b": normal(14, n, 2)}
+    words = dict(words)
+    n = words.pop("n", 40)
     with pytest.raises(ValueError, match=says):
-        pairs.checked_features(features, n, **given)
+        pairs.pair_information(normal(13, n, 2), normal(14, n, 2), **({"permutations": 39, "resamples": 2} | words))
 
 
 def test_what_is_just_enough_is_taken():
-    features = {"a": normal(13, 40, 2), "b": normal(14, 40, 2)}
-    groups = [k % 5 for k in range(40)]
-    assert pairs.checked_features(features, 40, groups, 5, 39).keys() == {"a", "b"}
-    assert pairs.checked_features(features, 40, None, 5, 0).keys() == {"a", "b"}
-    features["a"][3] = math.nan
-    assert pairs.checked_features(features, 40, None, 5, 39, gaps=True)["a"].isnan().sum() == 2
+    a, b = normal(13, 40, 2), normal(14, 40, 2)
+    for permutations, folds, groups in ((39, 5, [k % 5 for k in range(40)]), (0, 2, None)):
+        found = pairs.pair_information(a, b, groups, permutations, 2, folds, 1e-9)
+        assert found.null95 >= 0 or not permutations
+    a[3] = math.nan
+    assert pairs.checked_features({"a": a, "b": b}, 40, gaps=True)["a"].isnan().sum() == 2
     with pytest.raises(ValueError, match="a: features hold 2 values that are not finite"):
-        pairs.checked_features(features, 40, None, 5, 39)
+        pairs.checked_features({"a": a, "b": b}, 40)
 
 
 def test_halves_that_kappa_cannot_be_had_of_are_left_out():
