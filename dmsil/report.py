@@ -83,12 +83,15 @@ def _pair(features: dict[str, Tensor], groups: Groups, a: str, b: str, **setting
     return replace(pair, clipwise=clipwise), notes
 
 
-def _gaps(features: dict[str, Tensor]) -> list[str]:
+def _gaps(features: dict[str, Tensor], labelled: bool) -> list[str]:
     "How many clips lack what."
     lacking = {s: int(D.isnan().all(1).sum()) for s, D in features.items()}
     missing = ", ".join(f"{s} in {count}" for s, count in lacking.items() if count)
     n = len(next(iter(features.values())))
-    return [f"missing: {missing} of {n} clips; each pair is measured on the clips that have both"] if missing else []
+    complete = int(torch.stack([D.isfinite().all(1) for D in features.values()]).all(0).sum())
+    rest = f", the rest on {complete} that have all" if labelled else ""
+    told = f"missing: {missing} of {n} clips; each pair is measured on the clips that have both{rest}"
+    return [told] if missing else []
 
 # %% ../nbs/35_report.ipynb #8eee1504
 def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
@@ -124,8 +127,6 @@ def _known(features: dict[str, Tensor], y: Tensor | None, groups: Groups, **sett
     rows, by = _clips_with(features, groups, settings["folds"])
     some, notes = {s: D[rows] for s, D in features.items()}, []
     known = label_interactions(some, y[rows], by, settings["permutations"])
-    if len(rows) < len(y):
-        notes.append(f"about the label: of the {len(rows)} clips that have all")
     if any(m.bound["together"] for m in known[0].values()):
         few = f"{len(rows)} clips are too few for all columns of several modalities"
         notes.append(f"about the label: {few}; only their leading directions were measured")
@@ -140,11 +141,11 @@ def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, **set
 
     count = len(features) * (len(features) - 1) // 2
     with tqdm(total=count + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
-        pairs, of_pairs = _pairs(features, groups, bar.update, **settings)
         known, of_label = _known(features, y, groups, **settings)
         bar.update()
+        pairs, of_pairs = _pairs(features, groups, bar.update, **settings)
     margin = settings["margin"]
-    notes = *_gaps(features), *of_pairs, *_faint(pairs, margin), *of_label
+    notes = *_gaps(features, y is not None), *of_pairs, *_faint(pairs, margin), *of_label
     return Report(pairs, *known, len(groups.of), len(groups.sizes), margin, notes)
 
 # %% ../nbs/35_report.ipynb #4fdab907

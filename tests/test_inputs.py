@@ -213,7 +213,7 @@ def test_masks_are_of_the_batch(drawn):
     for mask in (torch.ones(8, dtype=torch.bool), torch.arange(64) < 20, torch.ones(32)):
         with pytest.raises(ValueError, match=r"present: text: .*, expected torch.bool \(32,\)"):
             align(F, present={"text": mask})
-    with pytest.raises(ValueError, match="text and audio need the same clips, got 32 and 16 rows"):
+    with pytest.raises(ValueError, match="same rows in both, got 32 and 16 rows"):
         align(F | {"audio": torch.randn(16, 8)}, present={"text": torch.tensor(here)})
     y = pd.Series(np.linspace(-1, 1, 40), index=range(7, 47))
     assert dmsil.LabelGenerator(y, {"fusion": 2, "text": 2}).labels["text"].shape == (40,)

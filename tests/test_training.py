@@ -308,8 +308,8 @@ def test_a_step_reads_only_its_rows():
             for s, x in clips.train.inputs.items()
         },
     )
-    run = Trainer(replace(clips, train=spoilt), preset("dmsil_kappa", labels="selfmm", pairs="all", device="cpu"))
-    run.epoch = 2
+    run = Trainer(clips, preset("dmsil_kappa", labels="selfmm", pairs="all", device="cpu"))
+    run.clips, run.epoch = replace(run.clips, train=spoilt), 2
     assert all(value.isfinite() for value in forward_backward(run, torch.arange(32)).values())
 
 
