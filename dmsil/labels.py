@@ -154,7 +154,7 @@ def presence(
 
 def _checked(labels: Tensor, dims: dict[str, int], neutral: str, mode: str) -> tuple[Tensor, dict[str, int]]:
     "Labels in float32 or wider, and dims with the fused features first; a ValueError for what can't be."
-    y_m = torch.as_tensor(labels if isinstance(labels, (Tensor, list, tuple)) else np.asarray(labels)).detach()
+    y_m = torch.as_tensor(labels if isinstance(labels, (Tensor, list, tuple)) else np.array(labels)).detach()
     if y_m.ndim != 1 or not y_m.isfinite().all():
         raise ValueError("labels must be one finite number for each clip")
     if "fusion" not in dims:

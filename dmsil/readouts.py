@@ -188,7 +188,7 @@ def checked_labels(y) -> Float[Tensor, " n"]:
         raise ValueError("y: all labels are equal, so nothing can be learned from them")
     return y
 
-
+# %% ../nbs/05_readouts.ipynb #8ef4c47c
 def named_groups(
     groups,  # a tensor, an array, a column of a table or a list
 ) -> list:  # plain values
