@@ -47,6 +47,10 @@ def test_clips_of_one_group_count_less():
     constant = normal(32, 4, 2)[torch.tensor(of)]
     assert estimates.alike(rewhitened(constant), by) == 1
     assert estimates.counted(rewhitened(constant), rewhitened(constant), by) == pytest.approx(by.count)
+    rare = rewhitened(
+        normal(33, 100, 3) - torch.stack([normal(33, 100, 3)[torch.tensor(of) == g].mean(0) for g in range(4)])[of]
+    )
+    assert estimates.alike(rare, by) < 0 and estimates.counted(rare, rewhitened(constant), by) == 100
     assert estimates.counted(W, rewhitened(constant), by) == pytest.approx(100 / (1 + 29 * max(0, r.item())))
 
 
@@ -86,7 +90,12 @@ def test_directions_below_a_hundred_thousandth_are_none():
     Q = torch.linalg.qr(x - x.mean(0)).Q
     directions = lambda size: white(Q * torch.tensor([1, 1, size]), 9).W.shape[1]
     assert directions(1.05e-5) == 3 and directions(0.95e-5) == 2
-    assert white(Q + 7, 9).W.shape[1] == 3 and not white(Q, 3).cut and white(Q, 2).cut
+    assert (
+        white(Q + 7, 9).W.mean(0).abs().max() < 1e-9
+        and white(Q + 7, 9).W.shape[1] == 3
+        and not white(Q, 3).cut
+        and white(Q, 2).cut
+    )
     again = [torch.cat([normal(seed, 300, 3)] * 9, 1) for seed in range(9)]  # eigenvalues of 0 and a little less
     assert [white(X, 30).W.shape[1] for X in again] == [3] * 9
     assert [white(X, 30).read for X in again] == pytest.approx([1] * 9)
@@ -183,6 +192,8 @@ def test_copies_and_a_group_that_has_a_direction_alone_stay_finite():
     assert estimates.moved_by_groups(A, A, groups).isfinite().all()
     alone = white(torch.eye(60, dtype=torch.double)[:, :2], 2).W  # both directions are of the first group
     assert estimates.moved_by_groups(alone, A, groups).isfinite().all()
+    own = white(torch.tensor([[1.0]] * 6 + [[0.0]] * 54).double(), 1).W  # without its group no direction is left
+    assert estimates.moved_by_groups(own, A, groups).isfinite().all()
 
 
 @pytest.mark.parametrize("scale, wider", [(0.0, 1.0), (1.0, None)])

@@ -121,6 +121,14 @@ def test_a_label_reads_a_quarter_of_the_clips_in_directions():
     assert not any(fits.bound.values()) and max(high for _, high in fits.interval.values()) < math.inf
 
 
+def test_what_nobody_knows_is_nothing():
+    x, y = {"a": normal(1, 80, 2), "b": normal(2, 80, 2)}, normal(9, 80)
+    found, together, _ = label_interactions(x, y, Groups(80), 39)
+    estimates = by_hand(x, y, Groups(80), "a", 39)
+    assert estimates[2].nats < 0 == together and estimates[0].nats < 0 == found["a"].alone
+    assert found["a"].interval["unique"][0] == 0 and all(low >= 0 for low, _ in found["a"].interval.values())
+
+
 # Discrete parts ---------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +148,46 @@ def test_the_gap_is_kept_and_no_less_than_1e_7_asked_for():
     assert fine <= coarse + 1e-9 and coarse <= fine + 1e-3
     with pytest.raises(ValueError, match="gap ≥ 1e-7, got 9e-08"):
         least_informative(p, 9e-8)
+
+
+def test_the_gap_is_a_millionth_of_a_nat_unless_it_is_said():
+    import inspect
+
+    assert inspect.signature(least_informative).parameters["gap"].default == 1e-6
+    p = tables(5, 3, 3, 2)
+    assert torch.equal(least_informative(p), least_informative(p, 1e-6))
+    least_informative(p, 1e-7)
+    with pytest.raises(ValueError, match="gap ≥ 1e-7"):
+        least_informative(p, 0.95e-7)
+
+
+def test_tables_with_empty_places():
+    "A label, a value of either side and single cells that never occur; beside the same table without them."
+    p = tables(6, 3, 3, 2)
+    p[0, 1] = 0
+    p = p / p.sum()
+    wide = torch.zeros(4, 4, 3, dtype=torch.double)
+    wide[:3, :3, :2] = p
+    split, whole = discrete_split(p), discrete_split(wide)
+    for part in ("redundant", "synergistic"):
+        assert getattr(whole, part).item() == pytest.approx(getattr(split, part).item(), abs=2e-6)
+    for one, other in zip((*split.unique, *split.bounds), (*whole.unique, *whole.bounds), strict=True):
+        assert other.item() == pytest.approx(one.item(), abs=2e-6)
+    found = least_informative(wide)
+    assert found.isfinite().all() and found[3].sum() == found[:, 3].sum() == found[..., 2].sum() == 0
+
+
+def test_many_tables_at_once_are_as_each_alone():
+    p = tables(7, 2, 3, 2, 3)
+    together = discrete_split(p)
+    for k, table in enumerate(p):
+        alone = discrete_split(table)
+        assert together.redundant[k].item() == pytest.approx(alone.redundant.item(), abs=2e-6)
+        assert together.bounds[0][k].item() == pytest.approx(alone.bounds[0].item(), abs=2e-6)
+        assert together.bounds[1][k].item() == pytest.approx(alone.bounds[1].item(), abs=2e-6)
+        assert interactions._meet_gain(p.sum(-1), p.sum(-2))[k].item() == pytest.approx(
+            interactions._meet_gain(table.sum(-1), table.sum(-2)).item()
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))

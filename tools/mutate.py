@@ -30,13 +30,13 @@ TESTS = {
     "alignment": ["tests/test_alignment.py"],
     "labels": ["tests/test_labels.py"],
     "objective": ["tests/test_objective.py"],
-    "metrics": ["tests/test_metrics.py"],
+    "metrics": ["tests/test_metrics.py", "tests/test_classes.py"],
     "estimates": ["tests/test_estimates.py"],
     "bends": ["tests/test_estimates.py"],
     "pairs": ["tests/test_pairs.py"],
     "interactions": ["tests/test_interactions.py"],
     "posterior": ["tests/test_posterior.py"],
-    "readouts": ["tests/test_posterior.py"],
+    "readouts": ["tests/test_readouts.py"],
     "significance": ["tests/test_significance.py"],
 }
 SKIPPED = {
