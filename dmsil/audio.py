@@ -46,7 +46,7 @@ def _shares(path: Path, notes: list[str]) -> Float[np.ndarray, " channels"]:
         notes.append(f"{path.name}: the channels cancel each other; channel {first + 1} is read alone")
     return shares if shares.any() else np.full(n, 1 / n)
 
-
+# %% ../nbs/16_audio.ipynb #1e014c46
 def _by_soundfile(path: Path, longest: float, notes: list[str]) -> Float[np.ndarray, " samples"]:
     "Mono samples at 16 kHz."
     from scipy.signal import resample_poly

@@ -210,7 +210,7 @@ def _heat(axis, rows: dict[str, dict], down: list[str], across: list[str], bette
     axis.set_yticks(range(len(down)), map(show, down), family="monospace", fontsize=9)
     axis.grid(False)
 
-
+# %% ../nbs/38_cells.ipynb #13a9b158
 def plot_grid(
     found: Grid,  # a grid
     metric: str = "MAE",  # "MAE" or "Corr"

@@ -63,7 +63,7 @@ def say(text: str) -> None:
     if is_first():
         print(text)
 
-
+# %% ../nbs/41_cli.ipynb #3132c4a7
 @dataclass(frozen=True)
 class Train:
     "Train on clips and save the run."
@@ -205,7 +205,7 @@ class Combine:
             print(found.table(measure))
         print(f"saved in {self.out}")
 
-
+# %% ../nbs/41_cli.ipynb #90832f3f
 @dataclass(frozen=True)
 class Compare:
     "Train with every loss of the related systems, and without any: what each shares, and what it does to the error."

@@ -80,7 +80,7 @@ def _encoder_for(said: str, first: int = -1, most: int = 0) -> str:
         return foreign
     return "roberta-base" if first == 0 or most > 30_521 else "bert-base-cased"
 
-
+# %% ../nbs/21_encoders.ipynb #b6ae04f1
 def check_tokens(
     tokens: Tokens,  # of a file
     name: str = "minilm",  # the encoder that is to read them, as in `text_weights`

@@ -76,7 +76,7 @@ def white(
     k = min(found, most)
     return White(U[:, :k] * len(X) ** 0.5, found > most, float(S[:k].square().sum() / S.square().sum()))
 
-
+# %% ../nbs/31_estimates.ipynb #e76d15f7
 def rank_of(
     D: Float[Tensor, "n d"],  # features
 ) -> int:

@@ -202,7 +202,7 @@ class Followed(NamedTuple):
     several: int  # of them with more than one
     anew: int  # times that it was chosen again elsewhere
 
-
+# %% ../nbs/18_faces.ipynb #bf5f7436
 def follow(
     pictures: Iterable[UInt8[np.ndarray, "h w 3"]],  # in order
     look: Look,  # faces in a square of a picture

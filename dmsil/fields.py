@@ -355,7 +355,7 @@ def _label_key(fields: set, task: str | None, target: str | None) -> str:
     ways += () if task == "regression" else ("classification_labels", "annotations", "regression_labels", "labels")
     return next((key for key in ways if key in fields), "regression_labels")
 
-
+# %% ../nbs/11_fields.ipynb #49330c7f
 def _labels(table: Fields, key: str, task: str | None, target: str | None) -> np.ndarray | list[str]:
     "A number or a word a clip: of several columns the one that is named, of one-hot columns the name of the one."
     values = table.column(key)
@@ -409,7 +409,7 @@ def _annotated(tables: dict[str, Fields], words: list[str]) -> dict[str, str]:  
         return dict(zip("012", SENTIMENT, strict=True))
     return {word: word for word in words}
 
-
+# %% ../nbs/11_fields.ipynb #a204794d
 def targets(
     tables: dict[str, Fields], task: str | None, target: str | None
 ) -> tuple[dict[str, Float[Tensor, " n"]], tuple[str, ...]]:  # by split; names of the classes, if labels are classes

@@ -243,7 +243,7 @@ def _five_tests(
     nats = [torch.cat([e.null.new_tensor([e.drawn]), e.null]) for e in (lines, ranked)]
     return lines, ranked, torch.stack([*nats, kappa_null(a.loud, b.loud, every), *curved(a.shapes, b.shapes, every)])
 
-
+# %% ../nbs/33_pairs.ipynb #4eda97c5
 def judged(
     a: Side,
     b: Side,

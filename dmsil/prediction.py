@@ -349,7 +349,7 @@ def open_source(
     given = {k: v for k, v in asdict(replace(source, arrays=where)).items() if v and k != "dataset"}
     return replace(clips, opened=given)
 
-
+# %% ../nbs/28_prediction.ipynb #a1414de5
 def as_typed(option: str, value) -> str:
     "An option as it was typed."
     return f"--{option}" if value is True else f"--{option} {few(value) if isinstance(value, tuple) else value}"

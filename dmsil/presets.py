@@ -28,7 +28,7 @@ def _check_pairs(pairs) -> None:
             raise ValueError(f"pairs: {entry[0]} and {entry[1]} are there twice")
         seen.add(frozenset(entry[:2]))
 
-
+# %% ../nbs/26_presets.ipynb #a1d3c0e2
 @dataclass(frozen=True)
 class TrainConfig:
     "How a model is trained."

@@ -95,7 +95,7 @@ def _vote(
         raise bad(path, at, repr(split), "train, valid or test")
     return cues[k], y, split
 
-
+# %% ../nbs/19_recordings.ipynb #58b42491
 def _labelled(path: Path, cues: list[Cue], notes: list[str]) -> tuple[list[float], tuple[str, ...]]:  # labels, splits
     "Labels by the number of the cue; of several raters, their mean."
     head, rows, number = read_table(path)

@@ -228,7 +228,7 @@ def _value(m: Modality, part: str) -> str:
     x = getattr(m, part)
     return f"({x:.2f})" if x <= m.null95[part] else f"{x:.2f}"
 
-
+# %% ../nbs/35_report.ipynb #45499f9d
 def _tables(report: Report) -> list[list[list[str]]]:
     "The rows of the two tables, with their headings."
     some_cut = any(p.bound for p in report.pairs.values())

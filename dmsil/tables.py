@@ -55,7 +55,7 @@ def _number(cell: str) -> float:
 def _decimal_comma(cell: str) -> float:
     return _number(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
 
-
+# %% ../nbs/14_tables.ipynb #b8d93009
 def _rows(
     path: Path, delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:  # line and cells of each record, heading first

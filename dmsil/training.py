@@ -205,7 +205,7 @@ def _validate(run: Trainer) -> dict[str, float]:
         run.best = {"epoch": run.epoch, "score": score, measure: valid[measure], "weights": weights}
     return valid
 
-
+# %% ../nbs/30_training.ipynb #77c7eae5
 def _epochs(run: Trainer, tick) -> Iterator[dict[str, float]]:
     "Train until the epochs are over or patience ends; a row of history each."
     from time import perf_counter

@@ -146,7 +146,7 @@ def _own_numbers(file: str, blocks: list[tuple[int, list[str]]]) -> list[int]:  
         first[k] = at
     return list(range(1, len(blocks) + 1)) if some else own
 
-
+# %% ../nbs/15_transcripts.ipynb #2aad7840
 def _subtitles(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of SubRip or WebVTT."
     blocks = list(_blocks(lines))
@@ -210,7 +210,7 @@ def _json(path: Path, lines: list[str]) -> list[Cue]:
         raise bad(path, "", "no list of segments", "what Whisper writes: segments with start, end and text")
     return [_segment(path.name, k, row) for k, row in enumerate(rows, 1)]
 
-
+# %% ../nbs/15_transcripts.ipynb #255cc576
 def _tsv(path: Path, lines: list[str]) -> list[Cue]:
     "The cues of Whisper's TSV, in milliseconds."
     if lines[0].split("\t") != ["start", "end", "text"]:

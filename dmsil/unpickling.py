@@ -355,7 +355,7 @@ def _h5_part(opened, part: str):
         raise Refused(f"{data.nbytes} bytes declared, {held} there", "a file that holds them")
     return data[()]
 
-
+# %% ../nbs/10_unpickling.ipynb #506a0295
 def _read_h5(path: Path) -> dict:
     import h5py
 

@@ -83,7 +83,7 @@ class Forecast(NamedTuple):
     gain: float  # together − alone
     error: tuple[float, float]  # mean absolute error: of the first alone, of both
 
-
+# %% ../../nbs/related/08_bounds.ipynb #c12b90d4
 def forecast(
     first: tuple[Float[Tensor, "n p"], Float[Tensor, " n"]],  # clips of the first modality, with labels
     second: tuple[Float[Tensor, "m q"], Float[Tensor, " m"]],  # other clips, of the second
