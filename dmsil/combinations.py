@@ -29,6 +29,7 @@ from .model import ModelConfig, input_features, pick_device, prepare
 from .pairs import pair_information
 from .presets import Preset, preset
 from .stack import Stack, sign_patterns, varied
+from .trainer import check_numbers
 
 # %% ../nbs/39_combinations.ipynb #bceea914
 @dataclass(frozen=True)
@@ -277,6 +278,7 @@ def grid(
             first.name, "", "labels", f"classes {few(first.classes)}", "numbers: a grid compares errors of numbers"
         )
     _usable(first, model, config.vary)
+    check_numbers(first)
     path, identity = Path(out) / "grid.json" if out is not None else None, _identity(first, config, model, drawn)
     found = _going_on(path, identity) if path and path.exists() else Grid(identity, [])
     done = {(run["measure"], run["seed"]) for run in found.runs}

@@ -140,7 +140,6 @@ class Trainer:
         alignment=None,  # a module in place of `ModalAlignment`, or a function of the widths that makes one
     ):
         clips, preset = as_allowed(clips, preset)
-        check_numbers(clips)
         if preset.model.classes not in (0, len(clips.classes)):
             raise DataError.at(
                 clips.name, "", "labels", few(clips.classes), f"{preset.model.classes} classes, or classes=0"

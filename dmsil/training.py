@@ -26,7 +26,7 @@ from .posterior import FixedLabels, PosteriorLabels
 from .prediction import by_subset, evaluate, predict, reference, scores
 from .presets import Preset, TrainConfig, changed
 from .processes import join
-from .trainer import Trainer, aligned_terms, initial_model, train_epoch
+from .trainer import Trainer, aligned_terms, check_numbers, initial_model, train_epoch
 
 # %% ../nbs/30_training.ipynb #03e11da4
 STATE = "state.safetensors"  # its file
@@ -272,6 +272,7 @@ def fit(
     config, devices = chosen.train, list(range(torch.cuda.device_count()))
     ranks = join(config.device)
     progress = progress and ranks.rank == 0
+    check_numbers(clips)
     with torch.random.fork_rng(devices):
         run = Trainer(clips, chosen, progress, ranks, alignment)
         folder, measure = _open_folder(run, out, resume), _measures(run)[0]

@@ -30,7 +30,7 @@ from dmsil.pairs import POWER, clip_notes, judged, neighbour_information, one_si
 from dmsil.synthetic import Simulation, SyntheticConfig, truth
 
 RESULT = RESULTS / "calibration.json"
-PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "shared": 200}, 25
+PERMUTATIONS, DRAWS, BATCH = 200, {"nothing": 400, "shared": 200, "label": 400}, 25
 FEW = 100  # draws of all other kinds
 STEPS = 100  # of a critic
 LEVEL = 0.05  # at which tests are compared
