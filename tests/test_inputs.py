@@ -52,7 +52,10 @@ def test_groups_are_told_apart_whatever_they_are(drawn):
     far = torch.arange(60).double() // 2 * 2500 + 1e8  # which print alike
     for groups in (far, far.tolist(), far.numpy(), pd.Series(far.numpy()), [str(g) for g in far.tolist()]):
         assert dmsil.information_report({"a": x, "b": a}, y, groups=groups, **FEW).groups == 30
-    assert named_groups(torch.tensor([3, 4])) == [3, 4] and len(set(named_groups([1, "1"]))) == 2
+    assert (
+        named_groups(torch.tensor([3, 4])) == named_groups([torch.tensor(3), torch.tensor(4)]) == [3, 4]
+        and len(set(named_groups([1, "1"]))) == 2
+    )
     for wrong in (None, math.nan, pd.NaT, pd.NA, [1.0], torch.zeros(2)):
         with pytest.raises(ValueError, match="in row 1, expected one name or number"):
             named_groups(["a", wrong])

@@ -45,6 +45,7 @@ def test_columns_are_standard_where_a_clip_has_the_modality():
     cut = np.clip(filled / np.sqrt((filled**2).mean(0)), -5, 5)
     assert cut[0, 0] == 5 and X.shape == (200, 3) and there.tolist() == [k != 7 for k in range(200)]
     assert np.allclose(X[there], cut - cut.mean(0)) and X[7].tolist() == [0, 0, 0]
+    assert np.allclose(readouts._standard(1e-12 * x)[0], X)  # and columns of any scale
     low = torch.cat([-x[:, :1], x[:, 1:]], 1)
     assert np.allclose(readouts._standard(low)[0][:, 0], -X[:, 0])  # cut below as above
 
