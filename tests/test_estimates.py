@@ -30,6 +30,14 @@ def test_pointwise_information_is_a_log_ratio_of_densities():
     assert torch.equal(several, torch.stack([estimates.pointwise(x, v, rho) for x in (u, 2 * u)]))
 
 
+def test_forty_clips_and_five_groups_are_enough():
+    by = estimates.checked_clips(40, [k % 5 for k in range(40)], 3)
+    assert len(by.sizes) == 5 and by.seed == 0 and estimates.checked_clips(40, None, 40, 7).seed == 7
+    for n, groups, folds in ((39, None, 2), (40, [k % 4 for k in range(40)], 3), (40, [k % 6 for k in range(40)], 7)):
+        with pytest.raises(ValueError, match="a verdict needs at least"):
+            estimates.checked_clips(n, groups, folds)
+
+
 def test_numbers_that_the_pages_name():
     settings = estimates.BOUND, estimates.CLIPS_A_DIRECTION, estimates.ALIKE, estimates.MARGIN
     assert settings == (5, 12, 6, 0.1)

@@ -273,3 +273,29 @@ def test_rounding_takes_no_correlation_beyond_one(sign):
     for seed in range(60):
         truth = np.random.default_rng(seed).normal(size=7)
         assert 1 - 1e-12 < sign * sentiment_metrics(3 * sign * truth, truth)["Corr"] <= 1
+
+
+def test_what_is_a_probability_and_what_a_logit():
+    names, truth = ("negative", "neutral", "positive"), [0, 2]
+    nll = lambda pred: sentiment_metrics(pred, truth, classes=names)["NLL"]
+    softmax = lambda z: -torch.tensor(z).double().log_softmax(1)[[0, 1], truth].mean().item()
+    below = [[1.5, -0.5, 0.0], [0.2, -0.2, 1.0]]  # rows that add up to 1, and are none
+    assert nll(below) == pytest.approx(softmax(below))
+    assert nll([[900.0, 0.0, 0.0], [0.0, 0.0, 900.0]]) == 0  # without an overflow
+    near = [[0.5, 0.3, 0.219], [0.2, 0.2, 0.6]]
+    far = [[0.5, 0.3, 0.221], [0.2, 0.2, 0.6]]
+    assert nll(near) == pytest.approx(-(math.log(0.5 / 1.019) + math.log(0.6)) / 2) and nll(far) == pytest.approx(
+        softmax(far)
+    )
+    with pytest.raises(ValueError, match="pred needs classes from 0 to 2, got -1 in row 0"):
+        sentiment_metrics([-1, 2], truth, classes=names)
+
+
+def test_a_tie_of_positive_and_negative_is_not_positive():
+    found = sentiment_metrics([[1.0, 0.0, 1.0]] * 3, [0, 0, 2], classes=("negative", "neutral", "positive"))
+    assert found["Non0_acc_2"] == pytest.approx(2 / 3)
+
+
+def test_a_table_has_three_digits():
+    table = metrics_table({"run": {"MAE": 0.12345}})
+    assert "0.123 " in table and "0.1234" not in table

@@ -35,7 +35,7 @@ TESTS = {
     "bends": ["tests/test_estimates.py"],
     "pairs": ["tests/test_pairs.py"],
     "interactions": ["tests/test_interactions.py"],
-    "posterior": ["tests/test_posterior.py"],
+    "posterior": ["tests/test_posterior_parts.py"],
     "readouts": ["tests/test_readouts.py"],
     "significance": ["tests/test_significance.py"],
 }
