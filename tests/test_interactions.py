@@ -197,6 +197,7 @@ def test_parts_of_a_table_add_up(seed):
     I_1, I_2, I = mutual_information(p.sum(-2)), mutual_information(p.sum(-3)), mutual_information(p.flatten(-3, -2))
     assert (split.redundant + split.unique[0]).item() == pytest.approx(I_1.item(), abs=1e-9)
     assert (split.redundant + split.unique[1]).item() == pytest.approx(I_2.item(), abs=1e-9)
+    assert min(split.redundant, *split.unique, split.synergistic) >= -1e-9
     whole = split.redundant + sum(split.unique) + split.synergistic
     assert whole.item() == pytest.approx(I.item(), abs=1e-9)
     low, high = joint_bounds(p)
@@ -235,14 +236,15 @@ def meet_gain(p, q):
     return total
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_most_of_a_joint_table(seed):
-    p = tables(30 + seed, 3, 2, 4)
+@pytest.mark.parametrize("seed, shape", [(0, (3, 2, 4)), (1, (3, 2, 4)), (2, (5, 6, 2)), (3, (6, 5, 2))])
+def test_the_most_of_a_joint_table(seed, shape):
+    p = tables(30 + seed, *shape)
     p_12, p_1y, p_2y = p.sum(-1).numpy(), p.sum(-2).numpy(), p.sum(-3).numpy()
     assert interactions._meet_gain(p.sum(-1), p.sum(-2)).item() == pytest.approx(meet_gain(p_12, p_1y))
     first = mutual_information(p.sum(-2)).item() + meet_gain(p_12, p_1y)
     second = mutual_information(p.sum(-3)).item() + meet_gain(p_12.T, p_2y)
-    assert joint_bounds(p)[1].item() == pytest.approx(min(first, second, entropy(p_1y.sum(0))))
+    assert joint_bounds(p)[1].item() == pytest.approx(min(first, second))
+    assert min(first, second) <= entropy(p_1y.sum(0)) + 1e-9
 
 
 def test_no_table_of_a_grid_knows_less():
