@@ -22,7 +22,6 @@ def test_numbers_that_the_page_names():
     defaults = {k: p.default for k, p in inspect.signature(posterior_labels).parameters.items()}
     assert (defaults["seed"], defaults["floor"], defaults["prior"]) == (0, 0.1, None)
     assert inspect.signature(FixedLabels).parameters["floor"].default == 0.1
-    assert inspect.signature(PosteriorLabels.most_private).parameters["k"].default == 10
 
 
 def test_a_prior_from_labels_is_their_correlations():
@@ -85,6 +84,7 @@ def test_a_given_prior_is_taken_as_it_is():
     reverse = posterior._prior_matrix(Prior(0.8, {("b", "a"): 0.5}), ["a", "b"], C)
     assert reverse[0, 1] == reverse[1, 0] == 0.5
 
+    assert posterior._prior_matrix(Prior(1.0, 1.0), ["a"], C[:, [0, 2]][:, :, [0, 2]]).tolist() == [[1, 1], [1, 1]]
     for rho in (0.0, 1.1, -0.5):
         with pytest.raises(ValueError, match="rho needs values above 0 and at most 1"):
             posterior._prior_matrix(Prior(rho), ["a", "b"], C)
@@ -94,7 +94,7 @@ def test_a_given_prior_is_taken_as_it_is():
         posterior._prior_matrix(Prior(0.8, {("a", "c"): 0.5}), ["a", "b"], C)
 
 
-@pytest.mark.parametrize("heard", [[0.5, 0.4], [0.9, 0.4], [0.3, 0.3]])
+@pytest.mark.parametrize("heard", [[0.5, 0.4], [0.9, 0.4], [0.3, 0.3], [0.97, 0.97], [0.999, 0.5]])
 def test_what_the_data_tell_is_held_near_the_usual_value(heard):
     g = torch.Generator().manual_seed(4)
     C = correlations(heard, 0.12, 60)
@@ -108,9 +108,21 @@ def test_what_the_data_tell_is_held_near_the_usual_value(heard):
     v = observed.clamp(-2, 2).var().item()
     told = usual + 0.15**2 / (0.15**2 + v) * (min(max(observed[0].item(), 0), 0.95) - usual)
     matrix = lambda S: np.array([[1, S, rho[0]], [S, 1, rho[1]], [*rho, 1]])
-    steps = (told + k / 20 * (usual - told) for k in range(21))  # until they are correlations
+    ends = usual, rho.prod()  # labels that are nothing to one another beside y_m can always be
+    steps = (told + k / 20 * (end - told) for end in ends for k in range(21))  # until they are correlations
     assert P[0, 1].item() == pytest.approx(next(S for S in steps if np.linalg.eigvalsh(matrix(S))[0] > 1e-3))
     assert posterior._between(Prior(), "a", "b", torch.tensor([math.nan, 1.0]), 0.7) == 0.7
+
+
+def test_where_nothing_is_heard_labels_are_as_alike_as_usual():
+    C = correlations([0.0] * 3, math.nan)
+    P = posterior._prior_matrix(Prior(0.95), ["a", "b", "c"], C)
+    least = (3 * 0.95**2 / 0.97 - 1) / 2  # below it, y_m would be known from the three to more than 97 %
+    assert torch.allclose(P[:3, :3], torch.tensor(least).double() + (1 - least) * torch.eye(3).double())
+    known = P[3, :3] @ torch.linalg.inv(P[:3, :3]) @ P[:3, 3]
+    assert known.item() == pytest.approx(0.97) and P[3, :3].tolist() == [0.95] * 3
+    usual = posterior._prior_matrix(Prior(), ["a", "b", "c"], C)
+    assert usual[0, 1] == 0.65 and posterior._prior_matrix(Prior(), ["a"], C[:, [0, 3]][:, :, [0, 3]])[0, 1] == 0.83
 
 
 def test_values_beyond_a_correlation_are_held_in():
@@ -161,53 +173,55 @@ def test_labels_from_given_read_outs_by_hand():
         assert torch.allclose(made.weights[s], disagreement(full[:, i], 3 * y + 1, 0.1))
         assert made.reliability[s].low <= made.reliability[s].kappa <= made.reliability[s].high
     assert torch.equal(made.y, 3 * y + 1) and torch.equal(made.readouts, u)
+    again = posterior_labels(x, 3 * y + 1, prior=prior, readouts=u)
+    assert again.reliability == posterior_labels(x, 3 * y + 1, prior=prior, readouts=u, seed=0).reliability
     lighter = posterior_labels(x, 3 * y + 1, prior=prior, readouts=u, seed=3, floor=0.5)
     assert lighter.weights["a"].min() >= 0.5 and torch.equal(lighter.labels["a"], made.labels["a"])
 
 
+def test_reliability_lies_between_nothing_and_its_ceiling():
+    y = normal(9, 40)
+    x = {s: normal(k, 40, 1) for k, s in enumerate("abc")}
+    x["c"] = torch.full((40, 1), math.nan)
+    u = torch.stack([y, -y, torch.zeros(40)], 1)
+    made = posterior_labels(x, y, prior=Prior(0.7, 0.6), readouts=u)
+    assert [made.reliability[s].kappa for s in "abc"] == [0.98, 0, 0] and made.reliability["b"].heard < -0.99
+    assert made.reliability["c"].heard == 0 and all(label.isfinite().all() for label in made.labels.values())
+
+
 @pytest.fixture
 def made():
-    kappa = {
-        "a": Reliability(0.5, 0.25, 0.6, 0.6),
-        "b": Reliability(0.4, 0.3, 0.5, 0.4),
-        "c": Reliability(0.3, 0.24, 0.4, -0.2),
+    heard = {"a": (0.5, 0.25, 0.4), "b": (0.4, 0.3, 0.6), "c": (0.3, 0.24, 0.5), "d": (0.0, 0.0, -0.7)}
+    kappa = {s: Reliability(k, low, k + 0.1, r) for s, (k, low, r) in heard.items()}
+    labels = {
+        s: torch.tensor(y) for s, y in zip("abcd", ([0.0, 2, -1], [1.0, 1, 1], [0.0] * 3, [0.0] * 3), strict=True)
     }
-    labels = {"a": torch.tensor([0.0, 2.0, -1.0]), "b": torch.tensor([1.0, 1.0, 1.0]), "c": torch.zeros(3)}
-    P, G = torch.arange(16.0).view(4, 4), -torch.arange(16.0).view(4, 4)
-    return PosteriorLabels(labels, labels, kappa, G, P, torch.zeros(3, 3), torch.tensor([0.0, 1.0, 1.0]))
+    P = torch.arange(25.0).view(5, 5)
+    return PosteriorLabels(labels, labels, kappa, -P, P, torch.zeros(3, 4), torch.tensor([0.0, 1.0, 1.0]))
 
 
 def test_what_a_row_says(made):
-    first = made.rows()[0]
-    assert first == pytest.approx(
-        {
-            "modality": "a",
-            "kappa": 0.5,
-            "low": 0.25,
-            "high": 0.6,
-            "heard": 0.6,
-            "rho": 3.0,
-            "own gain": 0.0,
-            "gain of y_m": -3.0,
-            "mean |d|": 1.0,
-        }
-    )
-    assert made.rows()[1]["own gain"] == -5 and made.rows()[1]["rho"] == 7
+    expected = {"modality": "b", "kappa": 0.4, "low": 0.3, "high": 0.5, "heard": 0.6, "rho": 9.0, "own gain": -6.0}
+    assert made.rows()[1] == pytest.approx(expected | {"gain of y_m": -9.0, "mean |d|": 1 / 3})
     lines = made.table().splitlines()
-    assert len(lines) == 5 and lines[2] == "| a | 0.50 (0.25 to 0.60) | 0.60 | 3.00 | -0.00 | -3.00 | 1.00 |"
+    assert len(lines) == 6 and lines[3] == "| b | 0.40 (0.30 to 0.50) | 0.60 | 9.00 | -6.00 | -9.00 | 0.33 |"
     assert made._repr_markdown_() == repr(made) == made.table() and lines[1] == "|---" * 7 + "|"
 
 
 def test_pairs_share_where_both_surely_hear_the_label(made):
-    pairs = made.pairs()
-    assert [row["pair"] for row in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert [row["share"] for row in pairs] == [True, False, False] and pairs[0]["low"] == (0.25, 0.3)
-    assert pairs[0]["redundant nats"] == pytest.approx(-0.5 * math.log(1 - 0.4**2)) and pairs[1]["redundant nats"] == 0
-    assert made.to_share() == (("a", "b"),)
+    pairs = {row["pair"]: row for row in made.pairs()}
+    assert list(pairs) == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
+    assert made.to_share() == (("a", "b"),) and pairs["a", "b"]["low"] == (0.25, 0.3)
+    nats = {pair: row["redundant nats"] for pair, row in pairs.items()}
+    told = lambda r: -0.5 * math.log(1 - r**2)
+    assert [nats["a", "b"], nats["b", "c"], nats["b", "d"]] == pytest.approx([told(0.4), told(0.5), 0])
+    turned = PosteriorLabels(**(vars(made) | {"labels": dict(reversed(made.labels.items()))}))
+    assert {tuple(sorted(row["pair"])): row["redundant nats"] for row in turned.pairs()} == pytest.approx(nats)
 
 
 def test_the_most_private_clips_come_first(made):
     assert made.most_private("a", 2).tolist() == [2, 1] and made.most_private("b").tolist() == [0, 1, 2]
+    assert inspect.signature(made.most_private).parameters["k"].default == 10
 
 
 def test_fixed_labels_stand_still():

@@ -1,9 +1,9 @@
 """Small damages, one at a time, and whether the tests notice: python tools/mutate.py covariance alignment P8 P14
 
 A constant grows or shrinks by a tenth (a whole number by one), a sign turns, < becomes <=, a clamp goes; floors that keep a division from
-nothing, and by how much work is split, stay. For a module those of its tests run that reach the damaged function, the fastest first; for a
-claim its section of 01_proofs. What was tried is kept in results/mutations.json and not tried again (unless --again says so), and a table
-of what survived is printed; a reason that somebody wrote beside a survivor ("why") stays.
+nothing, by how much work is split, and pictures stay. For a module those of its tests run that reach the damaged function, the fastest
+first; for a claim its section of 01_proofs. What was tried is kept in results/mutations.json and not tried again (unless --again says so),
+and a table of what survived is printed; a reason that somebody wrote beside a survivor ("why") stays.
 """
 
 import argparse
@@ -81,6 +81,8 @@ def places(node, path=(), scope="") -> list[tuple]:
     "Every node that can be damaged: (the way to it, the function it is in)."
     if isinstance(node, (ast.JoinedStr, ast.Raise)) or isinstance(node, ast.keyword) and node.arg in SKIPPED:
         return []
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("plot"):
+        return []  # pictures are looked at
     scope = getattr(node, "name", scope) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else scope
     found = [(path, scope)] if variants(node) else []
     for name, value in ast.iter_fields(node):
