@@ -10,6 +10,7 @@ import torch
 from dmsil import posterior
 from dmsil.labels import disagreement
 from dmsil.posterior import FixedLabels, PosteriorLabels, Prior, Reliability, posterior_gain, posterior_labels
+from dmsil.readouts import folds
 
 
 def normal(seed, *shape):
@@ -21,7 +22,6 @@ def test_numbers_that_the_page_names():
     assert Prior() == Prior(0.83, None)
     defaults = {k: p.default for k, p in inspect.signature(posterior_labels).parameters.items()}
     assert (defaults["seed"], defaults["floor"], defaults["prior"]) == (0, 0.1, None)
-    assert inspect.signature(FixedLabels).parameters["floor"].default == 0.1
 
 
 def test_a_prior_from_labels_is_their_correlations():
@@ -173,6 +173,11 @@ def test_labels_from_given_read_outs_by_hand():
         assert torch.allclose(made.weights[s], disagreement(full[:, i], 3 * y + 1, 0.1))
         assert made.reliability[s].low <= made.reliability[s].kappa <= made.reliability[s].high
     assert torch.equal(made.y, 3 * y + 1) and torch.equal(made.readouts, u)
+    drawn = torch.randint(n, (400, n), generator=torch.Generator().manual_seed(4))  # the seed and one
+    C = posterior._correlations(u, z_y, there, folds(list(range(n)), n, 3)[1], drawn)
+    again_a = (C[:, 0, 2].clamp(min=0) / 0.8).square().clamp(max=0.98)
+    ends = made.reliability["a"].low, made.reliability["a"].high
+    assert ends == pytest.approx((np.quantile(again_a, 0.025), np.quantile(again_a, 0.975)))
     again = posterior_labels(x, 3 * y + 1, prior=prior, readouts=u)
     assert again.reliability == posterior_labels(x, 3 * y + 1, prior=prior, readouts=u, seed=0).reliability
     lighter = posterior_labels(x, 3 * y + 1, prior=prior, readouts=u, seed=3, floor=0.5)
@@ -229,5 +234,6 @@ def test_fixed_labels_stand_still():
     fixed = FixedLabels(labels, y, floor=0.2)
     assert fixed.labels["a"].tolist() == [0.5, 1.0, -2.0] and fixed.names == ("fusion", "a")
     assert torch.allclose(fixed.weights("a", torch.tensor([2, 0])), 0.2 + 0.8 * torch.tensor([4.0, 0.5]).tanh())
+    assert torch.equal(FixedLabels(labels, y).weights("a", torch.arange(3)), disagreement(labels["a"], y, 0.1))
     fixed.update({"a": torch.ones(3, 2)}, torch.arange(3), 1)
     assert fixed.labels["a"].tolist() == [0.5, 1.0, -2.0]
