@@ -324,3 +324,30 @@ def test_features_refused():
 def test_what_print_shows():
     shown = repr(ModalAlignment({TA: 0.3, TV: -0.25}))
     assert "text~audio +0.3, text~vision -0.25; measure=kappa, whitening=0.1" in shown
+
+
+@pytest.mark.parametrize("both", [3, 4, 9])
+def test_a_pair_is_measured_on_the_clips_that_have_both(both):
+    g = torch.Generator().manual_seed(both)
+    D_a, D_b = (torch.randn(12, d, generator=g, requires_grad=True) for d in (5, 3))
+    masks = {"a": torch.arange(12) < both + 1, "b": torch.arange(12) > 0}
+    align = ModalAlignment({("a", "b"): 0.7})
+    terms = align({"a": D_a, "b": D_b}, present=masks)
+    few = both < 4
+    rows = slice(1, both + 1)
+    if few:
+        assert terms.measures["a", "b"].isnan() and terms.by_pair["a", "b"] == 0
+    else:
+        assert terms.measures["a", "b"].item() == pytest.approx(kappa(D_a[rows], D_b[rows]).item(), abs=1e-6)
+    white = 0.1 * sum(whiteness(D[mask]) for D, mask in zip((D_a, D_b), masks.values(), strict=True))
+    assert terms.whitening.item() == pytest.approx(white.item(), rel=1e-5)
+    slopes = torch.autograd.grad(terms.by_pair["a", "b"], (D_a, D_b))
+    assert all(
+        (slope.abs().sum(1) > 0).tolist() == [not few and k in range(*rows.indices(12)) for k in range(12)]
+        for slope in slopes
+    )
+
+
+def test_what_is_set_where_nothing_is_said():
+    align = ModalAlignment({("a", "b"): 1.0})
+    assert (align.measure, align.whitening, align.epsilon) == ("kappa", 0.1, 0.1) and len(align.projections) == 0
