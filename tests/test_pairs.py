@@ -128,6 +128,9 @@ def test_a_line_holds_where_it_does_on_other_clips():
     [
         ({"permutations": 38}, "0 or at least 39"),
         ({"permutations": 1}, "0 or at least 39"),
+        ({"resamples": 1}, "resamples and folds need to be at least 2, got 1 and 5"),
+        ({"folds": 1}, "resamples and folds need to be at least 2, got 2 and 1"),
+        ({"margin": 0.0}, "margin needs to be a number of nats above 0, got 0.0"),
         ({"n": 39}, "at least 40 clips"),
         (
             {"groups": [k % 4 for k in range(40)]},
