@@ -351,3 +351,9 @@ def test_a_pair_is_measured_on_the_clips_that_have_both(both):
 def test_what_is_set_where_nothing_is_said():
     align = ModalAlignment({("a", "b"): 1.0})
     assert (align.measure, align.whitening, align.epsilon) == ("kappa", 0.1, 0.1) and len(align.projections) == 0
+
+
+def test_masks_do_not_hide_that_clips_are_others():
+    D = {"a": torch.randn(32, 4), "b": torch.randn(16, 4)}
+    with pytest.raises(ValueError, match="same rows in both, got 32 and 16 rows"):
+        ModalAlignment({("a", "b"): 1.0})(D, present={"a": torch.arange(32) < 12})

@@ -141,3 +141,14 @@ def test_what_is_just_enough():
         checked_groups([*"ab" * 10], 20)
     with pytest.raises(ValueError, match="19 entries"):
         checked_groups(range(19), 20)
+
+
+def test_numbers_in_tensors_name_groups():
+    one = torch.tensor(3)
+    assert (
+        readouts.named_groups([one, torch.tensor(4), one])
+        == [3, 4, 3]
+        == readouts.named_groups(torch.tensor([3, 4, 3]))
+    )
+    with pytest.raises(ValueError, match="in row 1, expected one name or number"):
+        readouts.named_groups([one, torch.tensor([4])])
