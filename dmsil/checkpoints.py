@@ -73,12 +73,10 @@ def plot_history(
     measure = "MAE" if "valid_MAE" in history[0] else "NLL"
     valid = [row[f"valid_{measure}"] for row in history]
     left.plot(epochs, valid, color="C3", label="validation")
-    left.axvline(best_epoch, color="0.6", lw=1, ls=":")
+    left.axvline(best_epoch, color="0.6", lw=1, ls=":", label="weights kept")
     if f"bayes_{measure}" in reference:
         left.axhline(reference[f"bayes_{measure}"], color="0.3", lw=1, ls="--", label="Bayes error")
-    left.set(
-        title=f"Validation {measure} falls to {min(valid):.2f}; dotted: weights kept", xlabel="epoch", ylabel=measure
-    )
+    left.set(title=f"Validation {measure} falls to {min(valid):.2f}", xlabel="epoch", ylabel=measure)
     for name, terms in _kinds(history[0]).items():
         right.plot(epochs, [sum(row[term] for term in terms) for row in history], lw=1.8, label=name)
     right.set(title="The loss, by kind of term", xlabel="epoch")

@@ -377,7 +377,7 @@ def plot_report(
     "Pairs as a polygon whose edges are nats; below, the canonical correlations of every pair."
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(7.2, 5.4), dpi=72)
+    figure = plt.figure(figsize=(7.2, 5.4), dpi=72, layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     _draw_pairs(top.subplots(), report)
     axes = bottom.subplots(1, len(report.pairs), sharey=True, squeeze=False)[0]
