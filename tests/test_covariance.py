@@ -591,3 +591,43 @@ def test_damaged_guard_is_noticed(check, old, new):
     exec(compile(source.replace(old, new), "<damaged>", "exec"), damaged.__dict__)
     with pytest.raises(AssertionError):
         check(damaged)
+
+
+DEGREES = {
+    centred: (1, 1),
+    covariance: (2, 2),
+    cross_covariance: (2, 2),
+    gram: (1, 2),
+    coral: (2, 4),
+    coral_unbiased: (4, 4),
+}
+
+
+@pytest.mark.parametrize("function", DEGREES, ids=lambda f: f.__name__)
+def test_powers_of_two_change_no_digit_and_rows_are_counted(function):
+    least, degree = DEGREES[function]
+    g = torch.Generator().manual_seed(least + degree)
+    D = [
+        torch.randn(9, 3, generator=g, dtype=torch.float64)
+        for _ in range(1 if function in (centred, covariance, gram) else 2)
+    ]
+    scale = 2.0**100  # far beyond where sums of powers are taken in another unit
+    assert torch.equal(function(*(scale * X for X in D)), scale**degree * function(*D))
+    assert function(*(X[:least] for X in D)).isfinite().all()
+    with pytest.raises(ValueError, match=f"{function.__name__} needs n ≥ {least} rows, got {least - 1}"):
+        function(*(X[: least - 1] for X in D))
+
+
+def test_likeness_ends_at_one():
+    for seed in range(60):
+        D = torch.randn(7, 1 + seed % 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for measure in (kappa, cka):
+            assert 1 - 1e-9 < measure(D, 3 * D - 2) <= 1
+        assert -1 <= kappa(D, D.flip(0)) <= 1
+
+
+def test_columns_have_length_one_or_none():
+    size = torch.tensor([1e-150, 5.0, 1e150, 0.0], dtype=torch.float64)
+    D = 7 + torch.randn(20, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    Z = cov._standardised(D * size)
+    assert torch.allclose(Z.norm(dim=0), (size > 0).double()) and Z.mean(0).abs().max() < 1e-15
