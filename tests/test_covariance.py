@@ -631,3 +631,18 @@ def test_columns_have_length_one_or_none():
     D = 7 + torch.randn(20, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     Z = cov._standardised(D * size)
     assert torch.allclose(Z.norm(dim=0), (size > 0).double()) and Z.mean(0).abs().max() < 1e-15
+
+
+def test_a_constant_column_has_no_pull():
+    D = torch.randn(9, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    D[:, 1] = 2.0
+    D.requires_grad_()
+    (slope,) = torch.autograd.grad((cov._standardised(D) ** 3).sum(), D)
+    assert slope.isfinite().all() and slope[:, 1].tolist() == [0] * 9 and slope[:, 0].abs().min() > 0
+
+
+def test_whiteness_takes_two_rows():
+    D = torch.randn(2, 3, dtype=torch.float64)
+    assert whiteness(D).isfinite()
+    with pytest.raises(ValueError, match="whiteness needs n ≥ 2 rows, got 1"):
+        whiteness(D[:1])
