@@ -65,19 +65,6 @@ def for_missing(
     return replace(preset.model, missing=preset.model.missing or lacking or preset.train.modality_dropout > 0)
 
 # %% ../nbs/29_trainer.ipynb #4ab19f00
-def _check_sizes(clips: Clips, config: TrainConfig) -> None:
-    "A covariance needs four clips, in every batch and where the alignment is validated."
-    n = len(clips.train)
-    least = n // math.ceil(n / config.batch_size)
-    if least < 4:
-        found = f"{n} clips, in batches of at most {config.batch_size} as few as {least}"
-        raise DataError.at(
-            clips.name, "train", "", found, "at least 4 in every batch of an alignment; a larger batch_size"
-        )
-    if config.keep == "objective" and len(clips.valid) < 4:
-        raise DataError.at(clips.name, "valid", "", f"{len(clips.valid)} clips", "at least 4, or keep='MAE'")
-
-
 def check_numbers(
     clips: Clips,  # the data
 ) -> None:
@@ -106,6 +93,19 @@ def check_numbers(
                 raise DataError.at(
                     at, part, s, f"{int(broken.sum())} clips that are not finite, first {where}", "finite numbers"
                 )
+
+# %% ../nbs/29_trainer.ipynb #640da6d4
+def _check_sizes(clips: Clips, config: TrainConfig) -> None:
+    "A covariance needs four clips, in every batch and where the alignment is validated."
+    n = len(clips.train)
+    least = n // math.ceil(n / config.batch_size)
+    if least < 4:
+        found = f"{n} clips, in batches of at most {config.batch_size} as few as {least}"
+        raise DataError.at(
+            clips.name, "train", "", found, "at least 4 in every batch of an alignment; a larger batch_size"
+        )
+    if config.keep == "objective" and len(clips.valid) < 4:
+        raise DataError.at(clips.name, "valid", "", f"{len(clips.valid)} clips", "at least 4, or keep='MAE'")
 
 # %% ../nbs/29_trainer.ipynb #c87639cb
 def as_allowed(
