@@ -4,7 +4,7 @@
 
 writes results/calibration.json: for every case how often it was called what, how often the interval covered the truth (or the lower bound
 lay below it), bias and power. The file is where a run goes on: a case's draws are those of seeds 0, 1, …, and what it has is added to.
-After a change of the estimate, `--anew` forgets what it has; all of it takes about seven hours on two idle cores. `--only` runs the cases
+After a change of the estimate, `--anew` forgets what it has; all of it takes about three hours on two idle cores. `--only` runs the cases
 whose name or kind holds the words.
 """
 
