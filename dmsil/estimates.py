@@ -136,10 +136,12 @@ class Groups:
 
     def __init__(self, n: int, groups=None, seed: int = 0, device=None):
         labels = list(range(n)) if groups is None else named_groups(groups)
+        if len(labels) != n:
+            raise ValueError(f"groups need one entry for each of {n} clips, got {len(labels)}")
         names = {g: j for j, g in enumerate(dict.fromkeys(labels))}
-        self.of = torch.tensor([names[g] for g in labels], device=device)  # the group of each clip, by number
+        self.of = torch.tensor([names[g] for g in labels], dtype=torch.long, device=device)  # the group of each clip
         self.sizes, self.seed = torch.bincount(self.of), seed
-        self.single, self.equal = len(names) == n, bool((self.sizes == self.sizes[0]).all())
+        self.single, self.equal = len(names) == n, bool((self.sizes == self.sizes[:1]).all())
 
     @property
     def count(self) -> float:
@@ -154,25 +156,20 @@ class Groups:
         return Groups(int(there.sum()), self.of[there].tolist(), self.seed, there.device)
 
 # %% ../nbs/31_estimates.ipynb #c5f174dd
-def checked_clips(
-    n: int,  # clips
-    groups,  # one for each, or None
+def enough(
+    groups: Groups,
     folds: int,
-    seed: int = 0,
-    device=None,
     of: str = "",  # whose clips they are, for an error
-) -> Groups:
-    "The groups of these clips, if there are enough of both."
-    if groups is not None and len(groups) != n:
-        raise ValueError(f"groups need one entry for each of {n} clips, got {len(groups)}")
+) -> Groups:  # the same
+    "Groups that a verdict can be had of."
+    n, G, least = len(groups.of), len(groups.sizes), max(5, folds)
     if n < 40:
         raise ValueError(f"a verdict needs at least 40 clips{of}, got {n}")
-    by, least = Groups(n, groups, seed, device), max(5, folds)
-    if len(by.sizes) < least:
+    if G < least:
         raise ValueError(
-            f"a verdict needs at least {least} groups{of}: 5 to change places, and {folds} for as many folds; got {len(by.sizes)}"
+            f"a verdict needs at least {least} groups{of}: 5 to change places, and {folds} for as many folds; got {G}"
         )
-    return by
+    return groups
 
 # %% ../nbs/31_estimates.ipynb #c57212a9
 ALIKE = 6  # groups of unequal size change places among so many of similar size

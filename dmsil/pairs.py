@@ -24,8 +24,8 @@ from dmsil.estimates import (
     Estimate,
     Groups,
     White,
-    checked_clips,
     counted,
+    enough,
     estimate,
     interval,
     null95,
@@ -364,7 +364,7 @@ def pair_information(
     "What one pair has in common: nats, κ, canonical correlations, each with null and interval, and a verdict."
     checked_settings(permutations, resamples, folds, margin)
     a, b = checked_features({"a": D_a, "b": D_b}, len(D_a)).values()
-    by = checked_clips(len(a), groups, folds, seed, a.device)
+    by = enough(Groups(len(a), groups, seed, a.device), folds)
     return measured_pair(one_side(a, by), one_side(b.to(a.device), by), by, permutations, resamples, folds, margin)
 
 # %% ../nbs/33_pairs.ipynb #f344d05f

@@ -128,13 +128,35 @@ def _split(table: Fields, text: str | None, labels: Float[Tensor, " n"], classes
     )
     return Split(_names(table), inputs, labels, unimodal, present)
 
+# %% ../nbs/12_pickles.ipynb #33d90cca
+def check_inputs(
+    clips: Clips,  # of any source
+    name: str,  # "train", "valid" or "test"
+    file: str,  # the source's name, for the message
+) -> None:
+    "A split that has other modalities than the others, or of another kind or width than in train, is refused."
+    split, every = clips.splits[name], tuple(dict.fromkeys(s for part in clips.splits.values() for s in part.inputs))
+    for s in every:
+        if s not in split.inputs:
+            raise DataError.at(
+                file, name, s, f"no such key among {few(split.inputs)}", f"{few(every)}, as in other splits"
+            )
+        if not isinstance(split.inputs[s], type(clips.train.inputs.get(s, split.inputs[s]))):
+            raise DataError.at(
+                file, name, s, f"{kind_of(split.inputs[s])}", f"{kind_of(clips.train.inputs[s])}, as in train"
+            )
+    for s, x in split.inputs.items():
+        width = clips.train.inputs[s].values.shape[-1] if isinstance(x, Steps | Vectors) else None
+        if width and x.values.shape[-1] != width:
+            raise DataError.at(file, name, s, f"{x.values.shape[-1]} features", f"{width}, as in train")
+
 # %% ../nbs/12_pickles.ipynb #43570694
 def checked_clips(
     clips: Clips,  # of any source
     file: str,  # its name, for the message
 ) -> Clips:  # the same
     "The clips as they came, if each is there once, within its range and as wide as in train."
-    seen, every = {}, tuple(dict.fromkeys(s for split in clips.splits.values() for s in split.inputs))
+    seen = {}
     for name, split in clips.splits.items():
         for key, y in {
             "regression_labels": split.labels,
@@ -147,19 +169,7 @@ def checked_clips(
             if clip in seen:
                 raise DataError.at(file, name, "id", f"{clip} in row {row} and in {seen[clip]}", "each clip once")
             seen[clip] = f"row {row} of {name}"
-        for s in every:
-            if s not in split.inputs:
-                raise DataError.at(
-                    file, name, s, f"no such key among {few(split.inputs)}", f"{few(every)}, as in other splits"
-                )
-            if not isinstance(split.inputs[s], type(clips.train.inputs.get(s, split.inputs[s]))):
-                raise DataError.at(
-                    file, name, s, f"{kind_of(split.inputs[s])}", f"{kind_of(clips.train.inputs[s])}, as in train"
-                )
-        for s, x in split.inputs.items():
-            width = clips.train.inputs[s].values.shape[-1] if isinstance(x, Steps | Vectors) else None
-            if width and x.values.shape[-1] != width:
-                raise DataError.at(file, name, s, f"{x.values.shape[-1]} features", f"{width}, as in train")
+        check_inputs(clips, name, file)
     return clips
 
 # %% ../nbs/12_pickles.ipynb #c26ec1e8

@@ -121,7 +121,7 @@ def changed(
         changes |= {"share": changes.pop("pairs"), "pairs": ()}
     if isinstance(pairs, dict):
         named = all(isinstance(pair, tuple) for pair in pairs)
-        changes["pairs"] = tuple((*pair, weight) for pair, weight in pairs.items()) if named else tuple(pairs)
+        changes["pairs"] = tuple((*pair, float(weight)) for pair, weight in pairs.items()) if named else tuple(pairs)
     parts = {part.name: {f.name for f in fields(getattr(given, part.name))} for part in fields(given)}
     if unknown := sorted(set(changes) - set().union(*parts.values())):
         raise ValueError(f"{', '.join(unknown)}: not a field of TrainConfig or ModelConfig")

@@ -24,9 +24,8 @@ def feature_matrix(name: str, x, n: int) -> Float[Tensor, "n d"]:
     listed = isinstance(x, (list, tuple)) or getattr(getattr(x, "dtype", None), "kind", "") == "O"
     one = next((v for v in x if v is not None), None) if listed else None
     if np.ndim(one) == 2:  # a list of sequences; None lacks the modality
-        found = [None if v is None else moments(as_double(v, name)) for v in x]
-        gone = torch.full_like(next(v for v in found if v is not None), torch.nan)
-        X = torch.stack([gone if v is None else v for v in found])
+        gone = as_double(one, name)[:0]  # no steps
+        X = torch.stack([moments(gone if v is None else as_double(v, name)) for v in x]).cpu()
     else:
         X = as_double(x, name).cpu()
     X = moments(X) if X.ndim == 3 else X[:, None] if X.ndim == 1 else X

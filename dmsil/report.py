@@ -15,17 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .estimates import MARGIN, Groups, checked_clips, mean_variance, student
+from .estimates import MARGIN, Groups, enough, mean_variance, student
 from .interactions import PARTS, Modality, label_interactions
-from dmsil.pairs import (
-    POWER,
-    Pair,
-    checked_features,
-    checked_settings,
-    clip_notes,
-    measured_pair,
-    one_side,
-)
+from .pairs import POWER, Pair, checked_features, checked_settings, clip_notes, measured_pair, one_side
 from .readouts import as_double
 
 # %% ../nbs/35_report.ipynb #7eda08c7
@@ -68,9 +60,7 @@ class Report:
 def _clips_with(features: dict[str, Tensor], groups: Groups, folds: int, *names: str) -> tuple[Tensor, Groups]:
     "The clips that have all of these modalities (none named: all there are), and their groups."
     there = torch.stack([features[s].isfinite().all(1) for s in names or features]).all(0)
-    of = f" with {', '.join(names or features)}"
-    by = checked_clips(int(there.sum()), groups.of[there].tolist(), folds, groups.seed, there.device, of)
-    return there.nonzero()[:, 0], by
+    return there.nonzero()[:, 0], enough(groups.only(there), folds, f" with {', '.join(names or features)}")
 
 
 def _pair(features: dict[str, Tensor], groups: Groups, a: str, b: str, **settings) -> tuple[Pair, list[str]]:
@@ -87,11 +77,12 @@ def _gaps(features: dict[str, Tensor], labelled: bool) -> list[str]:
     "How many clips lack what."
     lacking = {s: int(D.isnan().all(1).sum()) for s, D in features.items()}
     missing = ", ".join(f"{s} in {count}" for s, count in lacking.items() if count)
+    if not missing:
+        return []
     n = len(next(iter(features.values())))
     complete = int(torch.stack([D.isfinite().all(1) for D in features.values()]).all(0).sum())
     rest = f", the rest on {complete} that have all" if labelled else ""
-    told = f"missing: {missing} of {n} clips; each pair is measured on the clips that have both{rest}"
-    return [told] if missing else []
+    return [f"missing: {missing} of {n} clips; each pair is measured on the clips that have both{rest}"]
 
 # %% ../nbs/35_report.ipynb #8eee1504
 def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
@@ -106,18 +97,17 @@ def _faint(pairs: dict[tuple[str, str], Pair], margin: float) -> list[str]:
 # %% ../nbs/35_report.ipynb #6165e4f5
 def _pairs(features: dict[str, Tensor], groups: Groups, tick, **settings) -> tuple[dict, list[str]]:
     "Every pair, and the notes."
-    if not all(D.isfinite().all() for D in features.values()):
-        found, notes = {}, []
-        for a, b in combinations(features, 2):
+    whole = all(D.isfinite().all() for D in features.values())
+    sides = {s: one_side(D, groups) for s, D in features.items()} if whole else {}
+    found, notes = {}, list(clip_notes(sides, groups)) if whole else []
+    for a, b in combinations(features, 2):
+        if whole:
+            found[a, b] = measured_pair(sides[a], sides[b], groups, **settings)
+        else:
             found[a, b], some = _pair(features, groups, a, b, **settings)
             notes += some
-            tick()
-        return found, notes
-    sides, found = {s: one_side(D, groups) for s, D in features.items()}, {}
-    for a, b in combinations(features, 2):
-        found[a, b] = measured_pair(sides[a], sides[b], groups, **settings)
         tick()
-    return found, list(clip_notes(sides, groups))
+    return found, notes
 
 
 def _known(features: dict[str, Tensor], y: Tensor | None, groups: Groups, **settings) -> tuple[tuple, list[str]]:
@@ -139,8 +129,7 @@ def _report(features: dict[str, Tensor], y: Tensor | None, groups: Groups, **set
     "Every pair, and what is known about the label; a progress bar where it takes longer than two seconds."
     from tqdm.auto import tqdm
 
-    count = len(features) * (len(features) - 1) // 2
-    with tqdm(total=count + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
+    with tqdm(total=math.comb(len(features), 2) + 1, delay=2, desc="verdict", unit="pair", leave=False) as bar:
         known, of_label = _known(features, y, groups, **settings)
         bar.update()
         pairs, of_pairs = _pairs(features, groups, bar.update, **settings)
@@ -171,7 +160,7 @@ def information_report(
     checked_settings(**settings)
     features = checked_features(features, n, gaps=True)
     device = next(iter(features.values())).device
-    by, y = checked_clips(n, groups, folds, seed, device), y if y is None else y.to(device)
+    by, y = enough(Groups(n, groups, seed, device), folds), y if y is None else y.to(device)
     if before is None:
         return _report(features, y, by, **settings)
     before = checked_features(before, n, gaps=True)

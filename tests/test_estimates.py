@@ -31,11 +31,12 @@ def test_pointwise_information_is_a_log_ratio_of_densities():
 
 
 def test_forty_clips_and_five_groups_are_enough():
-    by = estimates.checked_clips(40, [k % 5 for k in range(40)], 3)
-    assert len(by.sizes) == 5 and by.seed == 0 and estimates.checked_clips(40, None, 40, 7).seed == 7
+    by = Groups(40, [k % 5 for k in range(40)])
+    assert estimates.enough(by, 3) is by and len(by.sizes) == 5 and by.seed == 0
+    assert estimates.enough(Groups(40, None, 7), 40).seed == 7
     for n, groups, folds in ((39, None, 2), (40, [k % 4 for k in range(40)], 3), (40, [k % 6 for k in range(40)], 7)):
         with pytest.raises(ValueError, match="a verdict needs at least"):
-            estimates.checked_clips(n, groups, folds)
+            estimates.enough(Groups(n, groups), folds)
 
 
 def test_numbers_that_the_pages_name():

@@ -272,7 +272,7 @@ def with_values(clips, part, change):
     [
         (lambda x: x.double(), "valid.audio: found torch.float64; expected a tensor of torch.float32"),
         (lambda x: x.numpy(), "valid.audio: found float32; expected a tensor of torch.float32"),
-        (lambda x: x[:, 1:], "valid.audio: found vectors of width 15; expected vectors of width 16, as in train"),
+        (lambda x: x[:, 1:], "valid.audio: found 15 features; expected 16, as in train"),
         (
             lambda x: x.index_fill(0, torch.tensor([3]), math.inf),
             "valid.audio: found 1 clips that are not finite, first",
@@ -300,3 +300,31 @@ def test_batches_too_small_for_a_covariance_are_named(clips):
     with pytest.raises(DataError, match="valid: found 3 clips; expected at least 4, or keep='MAE'"):
         dmsil.fit(three, pairs="all", epochs=1, progress=False)
     assert dmsil.fit(three, pairs="all", keep="MAE", epochs=1, progress=False).metrics["epochs"] == 1
+
+
+def test_numbers_that_are_large_and_padding_that_is_nothing_pass(clips):
+    from dmsil.clips import Steps
+    from dmsil.trainer import check_numbers
+
+    huge = with_values(clips, "valid", lambda x: torch.full_like(x, 3e38))
+    check_numbers(huge)  # their sum is infinite, they aren't
+    padded = torch.zeros(120, 4, 2)
+    padded[:, 3] = math.nan
+
+    def steps(split, n, length):
+        lengths = torch.full((n,), length)
+        return replace(split, inputs={"voice": Steps(padded[:n], lengths)}, present={})
+
+    parts = lambda length: {name: steps(split, len(split), length) for name, split in clips.splits.items()}
+    check_numbers(replace(clips, **parts(3)))
+    with pytest.raises(DataError, match="train.voice: found 120 clips that are not finite, first train_0"):
+        check_numbers(replace(clips, **parts(4)))
+
+
+def test_a_weight_may_be_any_number():
+    pairs = {("text", "audio"): np.float32(0.5), ("text", "vision"): torch.tensor(-1), ("audio", "vision"): 1}
+    assert dmsil.preset(pairs=pairs).train.pairs == (
+        ("text", "audio", 0.5),
+        ("text", "vision", -1.0),
+        ("audio", "vision", 1.0),
+    )

@@ -89,7 +89,9 @@ def test_what_can_be_found_is_found_with_that_power(seeds, family, power):
 
 
 def test_power_is_what_is_said():
-    assert detectable(5, 1) == pytest.approx(1.68, abs=0.01) and detectable(5) == detectable(5, 26, 0.8) > 4
+    assert detectable(5, 1) == pytest.approx(1.68, abs=0.01) and detectable(5) == detectable(
+        5, 26, 0.8
+    ) > 4 > detectable(6, 26)
     with_power = detectable(8, 26, 0.8)
     generator = torch.Generator().manual_seed(0)
     hits = [paired_t(torch.randn(8, generator=generator) + with_power).p < 0.05 / 26 for _ in range(800)]
